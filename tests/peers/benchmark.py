@@ -84,16 +84,17 @@ def measure_peer(options, kind, environment):
 
 def make_long_rows(options):
     """Rows whose assistant text alone is longer than LENGTH tokens, made by joining answers."""
-    from transformers import AutoTokenizer
+    # Not transformers: a child's ru_maxrss starts from the size of the process that forked it, so this one stays small.
+    from tokenizers import Tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     path = options.work / "long-rows.jsonl"
     answers = [json.loads(line)["messages"][-1]["content"] for line in open(options.rows, encoding="utf8")]
     wanted = BATCH * (1 + options.steps)
     with open(path, "w", encoding="utf8") as output:
         for _ in range(wanted):
             text = ""
-            while len(tokenizer(text)["input_ids"]) <= LENGTH:
+            while len(tokenizer.encode(text).ids) <= LENGTH:
                 if not answers:
                     sys.exit(f"{options.rows} has too little text for {wanted} rows of {LENGTH} tokens: lower --steps")
                 text += answers.pop() + "\n"

@@ -32,6 +32,7 @@ LOSS_TOLERANCE, FIRST_LOSS_TOLERANCE, FIRST_NORM_TOLERANCE = 1e-3, 1e-4, 1e-3
 EVAL_TOLERANCE, LOGITS_TOLERANCE = 1e-4, 1e-4
 TIE = 1e-3  # two tokens whose logits differ by less than this may swap between two correct f32 programs
 ROOT = Path(__file__).resolve().parents[2]
+sys.dont_write_bytecode = True  # no __pycache__ in the source tree
 
 
 class Report:
