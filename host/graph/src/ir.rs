@@ -56,15 +56,19 @@ pub struct Type {
 }
 
 impl Type {
-    /// Elements of one row.
+    /// Elements of one row; saturates, since tails may come from a hostile text or plugin.
     pub fn width(&self) -> usize {
-        self.tail.iter().map(|&n| n as usize).product()
+        elements(&self.tail)
     }
 
     /// The last axis, 1 when the tail is empty.
     pub fn last(&self) -> usize {
         self.tail.last().map_or(1, |&n| n as usize)
     }
+}
+
+fn elements(axes: &[u32]) -> usize {
+    axes.iter().fold(1, |product, &n| product.saturating_mul(n as usize))
 }
 
 /// Which rows of its own sequence a row may see.
@@ -232,9 +236,9 @@ pub struct ParamInfo {
 }
 
 impl ParamInfo {
-    /// Number of elements.
+    /// Number of elements; saturates.
     pub fn elements(&self) -> usize {
-        self.shape.iter().map(|&n| n as usize).product()
+        elements(&self.shape)
     }
 }
 
@@ -285,7 +289,7 @@ impl Graph {
 
     /// Number of parameter elements.
     pub fn parameter_count(&self) -> u64 {
-        self.params.iter().map(|p| p.elements() as u64).sum()
+        self.params.iter().fold(0, |sum, p| sum.saturating_add(p.elements() as u64))
     }
 }
 

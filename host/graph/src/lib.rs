@@ -16,6 +16,7 @@ pub mod rollup;
 pub mod rope;
 pub mod shape;
 pub mod simplify;
+pub mod table;
 pub mod text;
 pub mod verify;
 

@@ -6,6 +6,10 @@ use crate::error::BuildError;
 use crate::ir::{Graph, Op, Value};
 use crate::shape;
 
+/// Sizes of rows and parameters: more elements are an attack or a mistake (and sums of sizes stay far from overflowing),
+/// and an empty axis computes nothing.
+const ELEMENTS: std::ops::RangeInclusive<usize> = 1..=1 << 40;
+
 /// Checks the whole graph.
 ///
 /// # Errors
@@ -32,6 +36,9 @@ pub fn verify(graph: &Graph) -> Result<(), BuildError> {
         }
         if node.ty.rows.is_some_and(|r| r.index() >= graph.streams.len()) {
             return Err(fail(BuildError::new(format!("node {i} lies on a stream that does not exist"))));
+        }
+        if !ELEMENTS.contains(&node.ty.width()) {
+            return Err(fail(BuildError::new(format!("node {i} has an empty axis or rows of more than 2^40 elements"))));
         }
         let inputs: Vec<_> = node.inputs.iter().map(|v| graph.ty(*v)).collect();
         match &node.op {
@@ -62,8 +69,15 @@ pub fn verify(graph: &Graph) -> Result<(), BuildError> {
         if !names.insert(info.name.as_str()) {
             return Err(BuildError::new(format!("parameter `{}` stands twice", info.name)));
         }
+        if !ELEMENTS.contains(&info.elements()) {
+            return Err(BuildError::new(format!("parameter `{}` has an empty axis or more than 2^40 elements", info.name)));
+        }
     }
+    let mut names = std::collections::HashSet::new();
     for (name, value) in &graph.outputs {
+        if !names.insert(name.as_str()) {
+            return Err(BuildError::new(format!("output `{name}` stands twice")));
+        }
         if value.index() >= graph.nodes.len() {
             return Err(BuildError::new(format!("output `{name}` is value {}, which does not exist", value.0)));
         }
