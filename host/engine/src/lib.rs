@@ -1,1 +1,21 @@
-//! placeholder
+//! `swift-engine`: runs a graph on a device.
+//!
+//! It owns weights, buffers, caches and optimizer state, and knows neither where a checkpoint came from nor what a
+//! training job is. One traced graph serves all of it: [`TrainSession`] lowers it with gradients, [`InferSession`]
+//! runs it forward, whole or token by token with caches derived from its attention nodes.
+
+pub mod batch;
+pub mod error;
+mod execute;
+pub mod infer;
+pub mod plan;
+mod pool;
+pub mod train;
+mod weights;
+
+pub use batch::Batch;
+pub use error::EngineError;
+pub use infer::{InferSession, SequenceId};
+pub use plan::MemoryPlan;
+pub use swift_kernels::LossSums;
+pub use train::{AdamWOptions, TrainOptions, TrainSession, TrainableInfo, Tuner};

@@ -76,3 +76,28 @@ impl Checkpoint for TableCheckpoint {
         self.0.keys().cloned().collect()
     }
 }
+
+/// The stored bytes of one tensor, in its storage type, row-major and little-endian.
+#[derive(Debug, Clone)]
+pub struct TensorBytes<'a> {
+    pub dtype: StorageType,
+    pub shape: Vec<usize>,
+    pub bytes: std::borrow::Cow<'a, [u8]>,
+}
+
+/// Why the data of a tensor could not be had: what, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct WeightError {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// A checkpoint whose data can be read: memory-mapped files, a dequantised GGUF, or memory.
+pub trait WeightSource: Checkpoint + Send + Sync {
+    /// The bytes of `name`.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or its data cannot be read.
+    fn bytes(&self, name: &str) -> Result<TensorBytes<'_>, WeightError>;
+}

@@ -17,7 +17,7 @@ mod dropout;
 pub mod ops;
 
 pub use difference::{cross_entropy, finite_difference, parameter_difference};
-pub use dropout::{dropout_keeps, dropout_stream, mix};
+pub use dropout::{dropout_keeps, dropout_stream};
 
 /// The numbers the interpreter computes in.
 pub trait Real:
