@@ -1,0 +1,62 @@
+//! The project's own chores: `cargo xtask <chore>`. Nothing here is part of the product, and every chore works on a bare
+//! machine or says in one line what it needs.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool"
+)]
+
+mod plugins;
+mod toolchain;
+mod wit;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <chore>
+
+  plugins build           build the first-party plugins into plugins/dist
+  plugins build --check   build them and compare with plugins/dist
+  wit-check               compare the contracts in wit/ with the released ones in wit/frozen
+";
+
+/// What a chore ends with; the message says what to do.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    if let Some(code) = plugins::as_compiler() {
+        return code;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments[..] {
+        ["plugins", "build"] => plugins::build(false),
+        ["plugins", "build", "--check"] => plugins::build(true),
+        ["wit-check"] => wit::check(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("unknown chore `{}`\n\n{USAGE}", arguments.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the repository")
+        .to_path_buf()
+}
