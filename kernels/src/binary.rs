@@ -238,7 +238,7 @@ fn stretches(
 
 dispatch! {
     fn sum[](x: &[f32]) -> f32 {
-        sum_of(x.len(), |i| x[i])
+        sum_of(x)
     }
 }
 

@@ -26,15 +26,7 @@ pub fn embed(ids: &[u32], table: Weight, width: usize, out: &mut [f32]) {
             );
             // SAFETY: each row belongs to one task.
             let out = unsafe { shared.part(row * width..(row + 1) * width) };
-            match table {
-                Weight::F32(table) => out.copy_from_slice(&table[id * width..(id + 1) * width]),
-                Weight::Bf16(table) => {
-                    crate::weight::widen(&table[id * width..(id + 1) * width], out)
-                }
-                Weight::F16(table) => {
-                    crate::weight::widen(&table[id * width..(id + 1) * width], out)
-                }
-            }
+            table.slice(id * width..(id + 1) * width).widen(out);
         }
     });
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::matmul::{linear, linear_grad_input, linear_grad_weight};
 use crate::parallel::scratch;
-use crate::simd::{LANES, dispatch, exp, max_of, reduce, tanh};
+use crate::simd::{dispatch, exp, max_of, sum_of, tanh};
 use crate::weight::Weight;
 
 /// Logits held at a time, in elements: 32 MiB.
@@ -213,21 +213,17 @@ dispatch! {
 }
 
 dispatch! {
-    /// Sum of `e^(x - greatest)`: stretches in f32, their sum in f64.
+    /// Sum of `e^(x - greatest)`: stretches in f32, their sum in f64. Exponentials first and sums after need fewer
+    /// registers than both at once.
     fn sum_exp[](logits: &[f32], greatest: f32) -> f64 {
         let mut total = 0.0;
-        for stretch in logits.chunks(2048) {
-            let (blocks, rest) = stretch.as_chunks::<LANES>();
-            let mut lanes = [0f32; LANES];
-            for block in blocks {
-                for lane in 0..LANES {
-                    lanes[lane] += exp::<FMA>(block[lane] - greatest);
-                }
+        let mut powers = [0f32; 2048];
+        for stretch in logits.chunks(powers.len()) {
+            let powers = &mut powers[..stretch.len()];
+            for (power, logit) in powers.iter_mut().zip(stretch) {
+                *power = exp::<FMA>(logit - greatest);
             }
-            for (lane, logit) in lanes.iter_mut().zip(rest) {
-                *lane += exp::<FMA>(logit - greatest);
-            }
-            total += f64::from(reduce(lanes));
+            total += f64::from(sum_of(powers));
         }
         total
     }

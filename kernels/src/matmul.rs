@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use crate::parallel::{Shared, TASK, for_each_range, rows_per_task, scratch};
-use crate::simd::{dispatch, fma};
-use crate::weight::{Element, Weight};
+use crate::simd::{dispatch, dot};
+use crate::weight::Weight;
 
 /// Up to so many rows a product reads the stored weight directly.
 const FEW_ROWS: usize = 7;
@@ -130,11 +130,7 @@ pub fn linear(
         return;
     }
     if m <= FEW_ROWS {
-        match w {
-            Weight::F32(w) => few_rows(x, m, k, w, n, bias.as_deref(), alpha, beta, out),
-            Weight::Bf16(w) => few_rows(x, m, k, w, n, bias.as_deref(), alpha, beta, out),
-            Weight::F16(w) => few_rows(x, m, k, w, n, bias.as_deref(), alpha, beta, out),
-        }
+        few_rows(x, m, k, w, n, bias.as_deref(), alpha, beta, out);
         return;
     }
     for_each_panel(w, n, k, |features, panel| {
@@ -307,111 +303,67 @@ fn for_each_panel(w: Weight, n: usize, k: usize, mut work: impl FnMut(Range<usiz
     }
 }
 
-/// The product of few rows: each task reads some rows of the weight once.
-fn few_rows<T: Element>(
+/// The product of few rows: each task reads some rows of the weight once, in the order of memory.
+fn few_rows(
     x: &[f32],
     m: usize,
     k: usize,
-    w: &[T],
+    w: Weight,
     n: usize,
     bias: Option<&[f32]>,
     alpha: f32,
     beta: f32,
     out: &mut [f32],
 ) {
-    let features_per_task = (4 * TASK / k.max(1) / 4).max(2) * 4;
     let shared = Shared::new(out);
-    for_each_range(n, features_per_task, |features| {
-        let w = &w[features.start * k..features.end * k];
-        let mut products = [0f32; 4 * FEW_ROWS];
-        for first in (0..features.len()).step_by(4) {
-            let count = (features.len() - first).min(4);
-            let products = &mut products[..4 * m];
-            dot_rows(x, k, &w[first * k..(first + count) * k], products);
+    for_each_range(n, (2 * TASK / k.max(1)).max(8), |features| {
+        let mut widened = scratch(if matches!(w, Weight::F32(_)) {
+            0
+        } else {
+            BLOCK * k
+        });
+        let mut products = [0f32; BLOCK * FEW_ROWS];
+        for first in features.clone().step_by(BLOCK) {
+            let block = first..(first + BLOCK).min(features.end);
+            let range = block.start * k..block.end * k;
+            let w = match w {
+                Weight::F32(w) => &w[range],
+                w => {
+                    let widened = &mut widened[..range.len()];
+                    w.slice(range).widen(widened);
+                    &*widened
+                }
+            };
+            dot_rows(x, k, w, m, &mut products);
             for row in 0..m {
-                let column = features.start + first;
                 // SAFETY: tasks own disjoint ranges of features, thus disjoint columns of each row.
-                let out = unsafe { shared.part(row * n + column..row * n + column + count) };
+                let out = unsafe { shared.part(row * n + block.start..row * n + block.end) };
                 for (index, out) in out.iter_mut().enumerate() {
                     let old = if beta == 0.0 { 0.0 } else { beta * *out };
-                    let bias = bias.map_or(0.0, |bias| bias[column + index]);
-                    *out = alpha * products[row * 4 + index] + old + bias;
+                    let bias = bias.map_or(0.0, |bias| bias[block.start + index]);
+                    *out = alpha * products[index * m + row] + old + bias;
                 }
             }
         }
     });
 }
 
-/// Accumulators of one dot product in [`dot_rows`]: four products at once fill the registers.
-const LANES: usize = 16;
+/// Rows of the weight that [`few_rows`] widens at a time; they stay in the first-level cache.
+const BLOCK: usize = 4;
 
 dispatch! {
-    /// `out[row, j] = x[row, k] . w[j, k]` for up to four rows of `w`; `out` has four columns.
-    fn dot_rows[T: Element](x: &[f32], k: usize, w: &[T], out: &mut [f32]) {
-        let count = w.len().checked_div(k).unwrap_or(0);
-        for (row, out) in out.chunks_exact_mut(4).enumerate() {
-            let x = &x[row * k..(row + 1) * k];
-            if count == 4 {
-                let (w0, rest) = w.split_at(k);
-                let (w1, rest) = rest.split_at(k);
-                let (w2, w3) = rest.split_at(k);
-                let mut sums = [[0f32; LANES]; 4];
-                let (x_blocks, x_rest) = x.as_chunks::<LANES>();
-                let (w0_blocks, w0_rest) = w0.as_chunks::<LANES>();
-                let (w1_blocks, w1_rest) = w1.as_chunks::<LANES>();
-                let (w2_blocks, w2_rest) = w2.as_chunks::<LANES>();
-                let (w3_blocks, w3_rest) = w3.as_chunks::<LANES>();
-                let blocks = x_blocks.iter().zip(w0_blocks).zip(w1_blocks).zip(w2_blocks).zip(w3_blocks);
-                for ((((x, w0), w1), w2), w3) in blocks {
-                    for lane in 0..LANES {
-                        sums[0][lane] = fma::<FMA>(w0[lane].widen(), x[lane], sums[0][lane]);
-                    }
-                    for lane in 0..LANES {
-                        sums[1][lane] = fma::<FMA>(w1[lane].widen(), x[lane], sums[1][lane]);
-                    }
-                    for lane in 0..LANES {
-                        sums[2][lane] = fma::<FMA>(w2[lane].widen(), x[lane], sums[2][lane]);
-                    }
-                    for lane in 0..LANES {
-                        sums[3][lane] = fma::<FMA>(w3[lane].widen(), x[lane], sums[3][lane]);
-                    }
-                }
-                for (lane, x) in x_rest.iter().enumerate() {
-                    for (sums, w) in sums.iter_mut().zip([w0_rest, w1_rest, w2_rest, w3_rest]) {
-                        sums[lane] = fma::<FMA>(w[lane].widen(), *x, sums[lane]);
-                    }
-                }
-                for (out, sums) in out.iter_mut().zip(sums) {
-                    *out = reduce(sums);
-                }
-            } else {
-                for (j, out) in out.iter_mut().enumerate().take(count) {
-                    let mut sums = [0f32; LANES];
-                    for (x, w) in x.chunks(LANES).zip(w[j * k..(j + 1) * k].chunks(LANES)) {
-                        for (lane, (x, w)) in x.iter().zip(w).enumerate() {
-                            sums[lane] = fma::<FMA>(w.widen(), *x, sums[lane]);
-                        }
-                    }
-                    *out = reduce(sums);
-                }
-                if k == 0 {
-                    out.fill(0.0);
-                }
+    /// `out[j, row] = x[row, k] . w[j, k]` for as many rows as `w` has.
+    fn dot_rows[](x: &[f32], k: usize, w: &[f32], m: usize, out: &mut [f32]) {
+        if k == 0 {
+            out.fill(0.0);
+            return;
+        }
+        for (w, out) in w.chunks_exact(k).zip(out.chunks_exact_mut(m)) {
+            for (x, out) in x.chunks_exact(k).zip(out) {
+                *out = dot::<FMA>(x, w);
             }
         }
     }
-}
-
-#[inline(always)]
-fn reduce(mut sums: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-        width /= 2;
-    }
-    sums[0]
 }
 
 #[cfg(test)]

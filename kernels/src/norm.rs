@@ -1,7 +1,7 @@
 //! RMS, layer and L2 normalisation over the last axis, with gradients that recompute the statistics.
 
 use crate::parallel::{Shared, for_each_range, rows_per_task, scratch};
-use crate::simd::{dispatch, dot, dot3, fma, sum_of};
+use crate::simd::{LANES, dispatch, dot, dot3, fma, reduce, sum_of};
 use crate::weight::Weight;
 
 /// `out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)` for each of `rows` rows of `width` (Zhang and Sennrich,
@@ -314,12 +314,28 @@ dispatch! {
     }
 }
 
+/// Sum of `term(index)` for `0..length` in a fixed order.
+#[inline(always)]
+fn lanes_of(length: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let whole = length / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    for (sum, index) in lanes.iter_mut().zip(whole..length) {
+        *sum += term(index);
+    }
+    reduce(lanes)
+}
+
 /// Mean and inverse standard deviation of a row, in two passes so that a large mean does not cancel.
 #[inline(always)]
 fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     let width = x.len() as f64;
-    let mean = (f64::from(sum_of(x.len(), |i| x[i])) / width) as f32;
-    let squares = sum_of(x.len(), |i| (x[i] - mean) * (x[i] - mean));
+    let mean = (f64::from(sum_of(x)) / width) as f32;
+    let squares = lanes_of(x.len(), |i| (x[i] - mean) * (x[i] - mean));
     (mean, inverse_root(squares, width, eps))
 }
 
@@ -350,7 +366,7 @@ dispatch! {
         for ((x, dy), dx) in x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
             let (mean, scale) = statistics(x, eps);
             let mean_gradient = dot::<FMA>(dy, factor) / width as f32;
-            let along = sum_of(width, |i| dy[i] * factor[i] * ((x[i] - mean) * scale)) / width as f32;
+            let along = lanes_of(width, |i| dy[i] * factor[i] * ((x[i] - mean) * scale)) / width as f32;
             for (((dx, dy), factor), x) in dx.iter_mut().zip(dy).zip(factor).zip(x) {
                 let normalised = (x - mean) * scale;
                 let value = scale * (dy * factor - mean_gradient - normalised * along);

@@ -1,7 +1,7 @@
 //! Functions of one number, gated units, and in-place sums.
 
 use crate::parallel::{Shared, TASK, for_each_range};
-use crate::simd::{dispatch, erf, exp, fma, ln, sigmoid, tanh};
+use crate::simd::{dispatch, erf, exp, fma, ln, sigmoid, sigmoid_slope, tanh};
 
 /// Elementwise functions with a derivative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,11 +58,12 @@ functions! {
     };
     // (1 + tanh(u)) / 2 is sigmoid(2u).
     GeluTanh: x => x * sigmoid::<FMA>(1.595_769_1 * x * fma::<FMA>(0.044_715, x * x, 1.0)), {
-        let s = sigmoid::<FMA>(1.595_769_1 * x * fma::<FMA>(0.044_715, x * x, 1.0));
-        fma::<FMA>(x * s * (1.0 - s), 1.595_769_1 * fma::<FMA>(0.134_145, x * x, 1.0), s)
+        let u = 1.595_769_1 * x * fma::<FMA>(0.044_715, x * x, 1.0);
+        let slope = 1.595_769_1 * fma::<FMA>(0.134_145, x * x, 1.0);
+        fma::<FMA>(x * slope, sigmoid_slope::<FMA>(u), sigmoid::<FMA>(u))
     };
     Relu: x => if x < 0.0 { 0.0 } else { x }, if x > 0.0 { 1.0 } else { 0.0 };
-    Sigmoid: x => sigmoid::<FMA>(x), { let s = sigmoid::<FMA>(x); s * (1.0 - s) };
+    Sigmoid: x => sigmoid::<FMA>(x), sigmoid_slope::<FMA>(x);
     Tanh: x => tanh::<FMA>(x), { let t = tanh::<FMA>(x); 1.0 - t * t };
     Exp: x => exp::<FMA>(x), exp::<FMA>(x);
     Square: x => x * x, 2.0 * x;

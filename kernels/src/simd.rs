@@ -76,9 +76,13 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Sum of the accumulators as a fixed tree.
+///
+/// The accumulators pass through memory: without that the compiler shapes the loop before by this tree, and uses
+/// narrow registers.
 #[inline(always)]
-pub(crate) fn reduce(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
+pub(crate) fn reduce<const N: usize>(lanes: [f32; N]) -> f32 {
+    let mut lanes = std::hint::black_box(lanes);
+    let mut width = N / 2;
     while width > 0 {
         for lane in 0..width {
             lanes[lane] += lanes[lane + width];
@@ -94,20 +98,18 @@ pub(crate) fn maximum(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// Sum over `term(index)` for `0..length`, with a fixed order whatever the machine's vector width.
+/// Sum of a slice.
 #[inline(always)]
-pub(crate) fn sum_of(length: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_of(x: &[f32]) -> f32 {
+    let (blocks, rest) = x.as_chunks::<LANES>();
     let mut lanes = [0f32; LANES];
-    let whole = length / LANES * LANES;
-    let mut start = 0;
-    while start < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+    for block in blocks {
+        for lane in 0..LANES {
+            lanes[lane] += block[lane];
         }
-        start += LANES;
     }
-    for index in whole..length {
-        lanes[index - whole] += term(index);
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += x;
     }
     reduce(lanes)
 }
@@ -162,7 +164,9 @@ pub(crate) fn max_of(x: &[f32]) -> f32 {
     for (lane, x) in rest.iter().enumerate() {
         lanes[lane] = maximum(*x, lanes[lane]);
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, maximum)
+    std::hint::black_box(lanes)
+        .into_iter()
+        .fold(f32::NEG_INFINITY, maximum)
 }
 
 /// `e^x` within 2 units in the last place, denormal results included; NaN stays NaN.
@@ -223,6 +227,14 @@ pub(crate) fn ln<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FMA>(-x))
+}
+
+/// The sigmoid's derivative `s(x) s(-x)`, without the cancellation of `1 - s`.
+#[inline(always)]
+pub(crate) fn sigmoid_slope<const FMA: bool>(x: f32) -> f32 {
+    let e = exp::<FMA>(-x.abs());
+    let s = 1.0 / (1.0 + e);
+    e * s * s
 }
 
 /// Hyperbolic tangent; near zero the polynomial of Cephes `tanhf`, where the quotient would cancel.

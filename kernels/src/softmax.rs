@@ -1,7 +1,7 @@
 //! Softmax over the last axis.
 
 use crate::parallel::{Shared, for_each_range, rows_per_task};
-use crate::simd::{LANES, dispatch, dot, exp, max_of, reduce};
+use crate::simd::{dispatch, dot, exp, max_of, sum_of};
 
 /// `out = e^x / sum(e^x)` for each of `rows` rows of `width`.
 pub fn softmax(x: &[f32], rows: usize, width: usize, out: &mut [f32]) {
@@ -54,17 +54,7 @@ dispatch! {
             for (x, out) in x.iter().zip(out.iter_mut()) {
                 *out = exp::<FMA>(x - greatest);
             }
-            let (blocks, rest) = out.as_chunks::<LANES>();
-            let mut lanes = [0f32; LANES];
-            for block in blocks {
-                for lane in 0..LANES {
-                    lanes[lane] += block[lane];
-                }
-            }
-            for (lane, value) in lanes.iter_mut().zip(rest) {
-                *lane += value;
-            }
-            let scale = 1.0 / reduce(lanes);
+            let scale = 1.0 / sum_of(out);
             for out in out {
                 *out *= scale;
             }

@@ -50,12 +50,17 @@ impl<'a> Weight<'a> {
         for_each_range(length, 4 * TASK, |range| {
             // SAFETY: ranges of different tasks do not overlap.
             let out = unsafe { shared.part(range.clone()) };
-            match self {
-                Weight::F32(w) => out.copy_from_slice(&w[range]),
-                Weight::Bf16(w) => widen(&w[range], out),
-                Weight::F16(w) => widen(&w[range], out),
-            }
+            self.slice(range).widen(out);
         });
+    }
+
+    /// [`Weight::to_f32`] on the calling thread alone.
+    pub(crate) fn widen(self, out: &mut [f32]) {
+        match self {
+            Weight::F32(w) => out.copy_from_slice(w),
+            Weight::Bf16(w) => widen_bf16(w, out),
+            Weight::F16(w) => widen_f16(w, out),
+        }
     }
 
     /// The elements as f32.
@@ -66,47 +71,25 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// A stored element type whose conversion to f32 vectorises.
-pub(crate) trait Element: Copy + Send + Sync {
-    fn widen(self) -> f32;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        let bits = u32::from(self.to_bits());
-        // Exponent and fraction moved to their f32 places, then the exponent's bias corrected by a multiplication,
-        // which also normalises denormals. Infinity and NaN keep an all-ones exponent.
-        let magnitude = (bits & 0x7fff) << 13;
-        let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-        let value = if magnitude >= 0x7c00 << 13 {
-            magnitude | 0x7f80_0000
-        } else {
-            finite
-        };
-        f32::from_bits(value | (bits & 0x8000) << 16)
+dispatch! {
+    fn widen_bf16[](x: &[bf16], out: &mut [f32]) {
+        for (x, out) in x.iter().zip(out) {
+            *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
     }
 }
 
 dispatch! {
-    /// Converts a slice to f32.
-    pub(crate) fn widen[T: Element](x: &[T], out: &mut [f32]) {
+    fn widen_f16[](x: &[f16], out: &mut [f32]) {
         for (x, out) in x.iter().zip(out) {
-            *out = x.widen();
+            let bits = u32::from(x.to_bits());
+            // Exponent and fraction at their f32 places, then the exponent's bias corrected by a multiplication, which
+            // also normalises denormals. Infinity and NaN keep an exponent of ones.
+            let magnitude = (bits & 0x7fff) << 13;
+            let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+            let special = magnitude | 0x7f80_0000;
+            let value = if magnitude >= 0x7c00 << 13 { special } else { finite };
+            *out = f32::from_bits(value | (bits & 0x8000) << 16);
         }
     }
 }

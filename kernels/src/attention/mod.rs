@@ -12,7 +12,7 @@ use std::ops::Range;
 pub use backward::attention_grad;
 pub use forward::{attention, attention_cached};
 
-use crate::simd::{dispatch, exp, maximum, reduce, tanh};
+use crate::simd::{dispatch, exp, max_of, maximum, sum_of, tanh};
 
 /// Sizes of an attention. `heads` is a multiple of `kv_heads`; query head h reads key-value head h / (heads / kv_heads).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,24 +183,13 @@ dispatch! {
                 *score = cap * tanh::<FMA>(*score / cap);
             }
         }
-        let greatest = maximum(crate::simd::max_of(scores), *running_maximum);
+        let greatest = maximum(max_of(scores), *running_maximum);
         let shrink = exp::<FMA>(*running_maximum - greatest);
-        let (blocks, rest) = scores.as_chunks_mut::<{ crate::simd::LANES }>();
-        let mut lanes = [0f32; crate::simd::LANES];
-        for block in blocks {
-            for score in block.iter_mut() {
-                *score = exp::<FMA>(*score - greatest);
-            }
-            for (lane, score) in lanes.iter_mut().zip(&*block) {
-                *lane += *score;
-            }
-        }
-        for (lane, score) in lanes.iter_mut().zip(rest) {
+        for score in scores.iter_mut() {
             *score = exp::<FMA>(*score - greatest);
-            *lane += *score;
         }
         *running_maximum = greatest;
-        *running_sum = *running_sum * shrink + reduce(lanes);
+        *running_sum = *running_sum * shrink + sum_of(scores);
         shrink
     }
 }
