@@ -127,7 +127,9 @@ pub enum InterpretError {
     InputLength { name: String, got: usize, want: usize },
     #[error("the parameter `{name}` has {got} elements, expected {want}; hint: give it row-major in its own shape")]
     ParamLength { name: String, got: usize, want: usize },
-    #[error("in `{scope}`: id {id} in row {row} is not below the table's {vocabulary} rows; hint: do the tokenizer and the model belong together?")]
+    #[error(
+        "in `{scope}`: id {id} in row {row} is not below the table's {vocabulary} rows; hint: do the tokenizer and the model belong together?"
+    )]
     IdOutOfRange { scope: String, row: usize, id: i64, vocabulary: u32 },
 }
 
@@ -213,7 +215,11 @@ impl<T: Real> Run<'_, T> {
         }
         let (info, numbers) = (self.graph.param(param), (self.params)(param));
         if numbers.len() != info.elements() {
-            return Err(InterpretError::ParamLength { name: info.name.clone(), got: numbers.len(), want: info.elements() });
+            return Err(InterpretError::ParamLength {
+                name: info.name.clone(),
+                got: numbers.len(),
+                want: info.elements(),
+            });
         }
         self.weights.insert(param, numbers);
         Ok(())
@@ -232,7 +238,8 @@ impl<T: Real> Run<'_, T> {
             None if matches!(ty.dtype, DataType::Int32 | DataType::Boolean) => (0, "integers"),
             None => (0, "reals"),
         };
-        let data = data.ok_or_else(|| InterpretError::MissingInput { name: name.to_owned(), dtype: ty.dtype.name(), field })?;
+        let data =
+            data.ok_or_else(|| InterpretError::MissingInput { name: name.to_owned(), dtype: ty.dtype.name(), field })?;
         let want = self.feed.rows() * ty.width();
         if got != want {
             return Err(InterpretError::InputLength { name: name.to_owned(), got, want });
@@ -260,7 +267,8 @@ impl<T: Real> Run<'_, T> {
             Op::Read(param) => weight(*param).to_vec(),
             Op::Embed { table } => {
                 let (ids, shape) = (data(0).integer(), shape(*table));
-                if let Some((row, &id)) = ids.iter().enumerate().find(|(_, id)| !(0..i64::from(shape[0])).contains(*id)) {
+                if let Some((row, &id)) = ids.iter().enumerate().find(|(_, id)| !(0..i64::from(shape[0])).contains(*id))
+                {
                     let scope = graph.scope_path(value).to_owned();
                     return Err(InterpretError::IdOutOfRange { scope, row, id, vocabulary: shape[0] });
                 }
@@ -277,9 +285,13 @@ impl<T: Real> Run<'_, T> {
                 T::from_f64(*scale),
                 soft_cap.map(T::from_f64),
             ),
-            Op::RmsNorm { weight: w, eps, offset } => {
-                ops::rms_norm(x(0), ty(0).last(), optional(*w), T::from_f64((*eps).into()), T::from_f64((*offset).into()))
-            }
+            Op::RmsNorm { weight: w, eps, offset } => ops::rms_norm(
+                x(0),
+                ty(0).last(),
+                optional(*w),
+                T::from_f64((*eps).into()),
+                T::from_f64((*offset).into()),
+            ),
             Op::LayerNorm { weight: w, bias, eps } => {
                 ops::layer_norm(x(0), ty(0).last(), optional(*w), optional(*bias), T::from_f64((*eps).into()))
             }

@@ -56,9 +56,7 @@ fn shortcut(made: &[Node], node: &mut Node) -> Option<Value> {
         Op::Concat { .. } if node.inputs.len() == 1 => Some(node.inputs[0]),
         Op::Binary(function) => {
             let [a, b] = [node.inputs[0], node.inputs[1]];
-            let is = |value: Value, number: f64| {
-                matches!(made[value.index()].op, Op::Scalar(x) if x.to_bits() == number.to_bits())
-            };
+            let is = |value: Value, number: f64| matches!(made[value.index()].op, Op::Scalar(x) if x.to_bits() == number.to_bits());
             let kept = match function {
                 Binary::Mul if is(b, 1.0) => a,
                 Binary::Mul if is(a, 1.0) => b,

@@ -33,7 +33,13 @@ pub const OPS: &[OpRow] = &[
     row("scalar", "→ []", "value", "a constant", "none"),
     row("read", "→ the parameter's shape", "param", "a parameter as a value without rows", "parameter"),
     row("embed", "ids [r] int32 → [r, width]", "table", "`y[r] = table[ids[r]]`", "table"),
-    row("linear", "x [r, ..., in] → [r, ..., out]", "weight, bias?", "`y = x·weightᵀ + bias`, weight [out, in]", "x, weight, bias"),
+    row(
+        "linear",
+        "x [r, ..., in] → [r, ..., out]",
+        "weight, bias?",
+        "`y = x·weightᵀ + bias`, weight [out, in]",
+        "x, weight, bias",
+    ),
     row(
         "linear-add",
         "base [r, ..., out], x [r, ..., in] → [r, ..., out]",
@@ -107,10 +113,12 @@ pub const OPS: &[OpRow] = &[
 
 /// The table in Markdown.
 pub fn op_table() -> String {
-    let mut text = String::from("| op | operands → result | options | meaning | gradient for |\n|---|---|---|---|---|\n");
+    let mut text =
+        String::from("| op | operands → result | options | meaning | gradient for |\n|---|---|---|---|---|\n");
     for op in OPS {
         let OpRow { name, operands, options, meaning, gradient } = op;
-        writeln!(text, "| `{name}` | {operands} | {options} | {meaning} | {gradient} |").expect("writing to a String cannot fail");
+        writeln!(text, "| `{name}` | {operands} | {options} | {meaning} | {gradient} |")
+            .expect("writing to a String cannot fail");
     }
     text
 }

@@ -43,7 +43,9 @@ pub enum TextError {
     /// Lines and columns count from 1; columns count characters.
     #[error("line {line}, column {column}: expected {expected}, found {found}")]
     Syntax { line: usize, column: usize, expected: String, found: String },
-    #[error("this graph text has version {found}, this build reads version {VERSION}; hint: print the graph again with this build")]
+    #[error(
+        "this graph text has version {found}, this build reads version {VERSION}; hint: print the graph again with this build"
+    )]
     Version { found: String },
     #[error("the text reads well, but its graph is not valid: {0}")]
     Invalid(#[from] BuildError),

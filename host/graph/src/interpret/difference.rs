@@ -20,7 +20,8 @@ pub fn cross_entropy<T: Real>(logits: &[T], vocabulary: usize, targets: &[i64], 
         }
         let highest = row.iter().map(|x| x.to_f64()).fold(f64::NEG_INFINITY, f64::max);
         let powers: f64 = row.iter().map(|x| (x.to_f64() - highest).exp()).sum();
-        let target = usize::try_from(target).ok().filter(|&t| t < vocabulary).expect("a target is below the vocabulary");
+        let target =
+            usize::try_from(target).ok().filter(|&t| t < vocabulary).expect("a target is below the vocabulary");
         sum += weight * (highest + powers.ln() - row[target].to_f64());
     }
     sum

@@ -266,8 +266,7 @@ fn normal_distribution(x: f64) -> f64 {
 /// when either operand is NaN.
 pub fn binary<T: Real>(function: Binary, a: &[T], a_type: &Type, b: &[T], b_type: &Type) -> Vec<T> {
     let Ok(rule) = broadcast(a_type, b_type) else { unreachable!("verified shapes broadcast") };
-    let (big, big_type, small, small_type) =
-        if rule.swapped { (b, b_type, a, a_type) } else { (a, a_type, b, b_type) };
+    let (big, big_type, small, small_type) = if rule.swapped { (b, b_type, a, a_type) } else { (a, a_type, b, b_type) };
     let (wide, narrow) = (big_type.width(), small_type.width());
     let other = |e: usize| match rule.kind {
         Broadcast::Same => small[e],
@@ -288,8 +287,20 @@ fn apply<T: Real>(function: Binary, a: T, b: T) -> T {
         Binary::Sub => a - b,
         Binary::Mul => a * b,
         Binary::Div => a / b,
-        Binary::Maximum => if a >= b || nan(a) { a } else { b },
-        Binary::Minimum => if a <= b || nan(a) { a } else { b },
+        Binary::Maximum => {
+            if a >= b || nan(a) {
+                a
+            } else {
+                b
+            }
+        }
+        Binary::Minimum => {
+            if a <= b || nan(a) {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 

@@ -148,10 +148,9 @@ impl Parser {
             let all = [DataType::Compute, DataType::Float32, DataType::Int32, DataType::Boolean];
             let column = line.column();
             let name = line.word("an element type")?;
-            dtype = *all
-                .iter()
-                .find(|d| d.name() == name)
-                .ok_or_else(|| line.error(column, "`compute`, `float32`, `int32` or `boolean`", &format!("`{name}`")))?;
+            dtype = *all.iter().find(|d| d.name() == name).ok_or_else(|| {
+                line.error(column, "`compute`, `float32`, `int32` or `boolean`", &format!("`{name}`"))
+            })?;
         }
         Ok(Type { rows, tail, dtype })
     }
@@ -355,9 +354,12 @@ impl Options<'_> {
     }
 
     fn mask(&mut self, line: &Line) -> Result<MaskRule, TextError> {
-        let mask = [("all", MaskRule::All), ("causal", MaskRule::Causal), ("window", MaskRule::Window { left: 0, right: 0 })];
+        let mask =
+            [("all", MaskRule::All), ("causal", MaskRule::Causal), ("window", MaskRule::Window { left: 0, right: 0 })];
         Ok(match self.choice(line, "mask", &mask)? {
-            MaskRule::Window { .. } => MaskRule::Window { left: self.u32(line, "left")?, right: self.u32(line, "right")? },
+            MaskRule::Window { .. } => {
+                MaskRule::Window { left: self.u32(line, "left")?, right: self.u32(line, "right")? }
+            }
             other => other,
         })
     }

@@ -57,10 +57,18 @@ impl Line {
                     at += 1;
                     let digits = take_word(&characters, &mut at);
                     let number = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
-                    Token::Value(number.ok_or_else(|| line.error(column, "a value such as `%12`", &format!("`%{digits}`")))?)
+                    Token::Value(
+                        number.ok_or_else(|| line.error(column, "a value such as `%12`", &format!("`%{digits}`")))?,
+                    )
                 }
                 c if is_word(c) => Token::Word(take_word(&characters, &mut at)),
-                other => return Err(line.error(column, "a name, a number, a value or one of `[],=:`", &format!("{other:?}"))),
+                other => {
+                    return Err(line.error(
+                        column,
+                        "a name, a number, a value or one of `[],=:`",
+                        &format!("{other:?}"),
+                    ));
+                }
             };
             line.tokens.push((column, token));
         }
@@ -87,10 +95,18 @@ impl Line {
                         }
                         (_, Some(code)) => {
                             let c = u32::from_str_radix(code, 16).ok().and_then(char::from_u32);
-                            name.push(c.ok_or_else(|| self.error(column, "a character's number", &format!("{code:?}")))?);
+                            name.push(
+                                c.ok_or_else(|| self.error(column, "a character's number", &format!("{code:?}")))?,
+                            );
                             *at += code.chars().count() + 3;
                         }
-                        _ => return Err(self.error(column, "one of the escapes \\\", \\\\ and \\u{...}", "another escape")),
+                        _ => {
+                            return Err(self.error(
+                                column,
+                                "one of the escapes \\\", \\\\ and \\u{...}",
+                                "another escape",
+                            ));
+                        }
                     }
                 }
                 c => name.push(c),
