@@ -1,1 +1,1 @@
-//! placeholder
+//! Tests that cross crates: oracles, dependency direction, runs of the binary. The tests are in `tests/`.

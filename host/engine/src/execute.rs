@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use swift_graph::interpret::dropout_stream;
 use swift_graph::ir::{self, MaskRule, Op};
 use swift_graph::program::{Action, Program, Slot, Step};
 use swift_graph::rope::RopeFrequencies;
@@ -384,8 +385,7 @@ impl<'a> Run<'a> {
         let x = self.read(step.inputs[0]);
         match (&self.context.graph.node(step.node).op, self.context.dropout_key) {
             (Op::Dropout { probability, salt }, Some(key)) => {
-                let key = (key ^ salt.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                kernels::dropout(x, *probability as f32, key, &mut out);
+                kernels::dropout(x, *probability as f32, dropout_stream(key, *salt), &mut out);
             }
             _ => out.copy_from_slice(x),
         }

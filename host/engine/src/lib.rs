@@ -8,6 +8,7 @@ pub mod batch;
 pub mod error;
 mod execute;
 pub mod infer;
+pub mod memory;
 pub mod plan;
 mod pool;
 pub mod train;
@@ -15,6 +16,7 @@ mod weights;
 
 pub use batch::Batch;
 pub use error::EngineError;
+pub use memory::MemoryWeights;
 pub use infer::{InferSession, SequenceId};
 pub use plan::MemoryPlan;
 pub use swift_kernels::LossSums;

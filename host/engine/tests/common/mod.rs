@@ -1,0 +1,129 @@
+//! Small models built without a plugin, and deterministic numbers.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use swift_engine::MemoryWeights;
+use swift_graph::checkpoint::{StorageType, TableCheckpoint, TensorInfo};
+use swift_graph::{Builder, DataType, Graph, Param, Value};
+
+/// Numbers from -1 to 1, the same in every run.
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    pub(crate) fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+    }
+
+    pub(crate) fn vec(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| self.next() * scale).collect()
+    }
+}
+
+/// Builds a graph whose checkpoint is whatever it loads, with random weights.
+pub(crate) struct Model {
+    pub(crate) builder: Builder,
+    pub(crate) weights: MemoryWeights,
+}
+
+pub(crate) fn build(tensors: &[(&str, &[usize])], body: impl FnOnce(&mut Builder)) -> (Graph, MemoryWeights) {
+    let mut table = TableCheckpoint::default();
+    let mut weights = MemoryWeights::default();
+    let mut numbers = Numbers(7);
+    for (name, shape) in tensors {
+        table.0.insert((*name).into(), TensorInfo { shape: shape.to_vec(), dtype: StorageType::F32 });
+        let n: usize = shape.iter().product();
+        let scale = if shape.len() == 1 { 0.5 } else { 1.5 / (shape[shape.len() - 1] as f32).sqrt() };
+        let mut values = numbers.vec(n, scale);
+        if shape.len() == 1 {
+            values.iter_mut().for_each(|v| *v += 1.0);
+        }
+        weights.insert(name, shape, values);
+    }
+    let mut builder = Builder::new(&table);
+    body(&mut builder);
+    (builder.finish().expect("the graph is valid"), weights)
+}
+
+pub(crate) fn tokens(b: &mut Builder) -> (Value, Value) {
+    let text = b.rows("text").expect("rows");
+    let t = b.input("tokens", text, DataType::Int32, &[]).expect("tokens");
+    let p = b.input("positions", text, DataType::Int32, &[]).expect("positions");
+    (t, p)
+}
+
+/// A decoder of two blocks in Llama's shape with grouped heads: width 12, 4 query heads, 2 key heads, head size 6.
+pub(crate) fn decoder(window: Option<u32>) -> (Graph, MemoryWeights) {
+    let mut names: Vec<(String, Vec<usize>)> = vec![("embed.weight".into(), vec![17, 12]), ("norm.weight".into(), vec![12]), ("head.weight".into(), vec![17, 12])];
+    for i in 0..2 {
+        for (n, s) in [
+            ("q", vec![24, 12]),
+            ("k", vec![12, 12]),
+            ("v", vec![12, 12]),
+            ("o", vec![12, 24]),
+            ("gate", vec![20, 12]),
+            ("up", vec![20, 12]),
+            ("down", vec![12, 20]),
+            ("norm1", vec![12]),
+            ("norm2", vec![12]),
+        ] {
+            names.push((format!("layers.{i}.{n}.weight"), s));
+        }
+        names.push((format!("layers.{i}.q.bias"), vec![24]));
+    }
+    let refs: Vec<(&str, &[usize])> = names.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+    build(&refs, |b| {
+        let (t, p) = tokens(b);
+        let table = b.load("embed.weight", &[17, 12]).unwrap();
+        let mut h = b.embed(t, table).unwrap();
+        for i in 0..2 {
+            b.enter(&format!("layers.{i}"), "block").unwrap();
+            let load = |b: &mut Builder, n: &str, s: &[u32]| -> Param { b.load(&format!("layers.{i}.{n}"), s).unwrap() };
+            let n1 = load(b, "norm1.weight", &[12]);
+            let x = b.rms_norm(h, Some(n1), 1e-6, &[]).unwrap();
+            let (wq, bq) = (load(b, "q.weight", &[24, 12]), load(b, "q.bias", &[24]));
+            let q = b.linear(x, wq, Some(bq)).unwrap();
+            let wk = load(b, "k.weight", &[12, 12]);
+            let k = b.linear(x, wk, None).unwrap();
+            let wv = load(b, "v.weight", &[12, 12]);
+            let v = b.linear(x, wv, None).unwrap();
+            let q = b.reshape(q, &[4, 6]).unwrap();
+            let k = b.reshape(k, &[2, 6]).unwrap();
+            let v = b.reshape(v, &[2, 6]).unwrap();
+            let q = b.rope(q, p, 6, 1e4, &[]).unwrap();
+            let k = b.rope(k, p, 6, 1e4, &[]).unwrap();
+            let mask = match window {
+                Some(left) => b.mask_window(left, 0),
+                None => b.mask_causal(),
+            };
+            let a = b.attention(q, k, v, mask, 0.4, &[]).unwrap();
+            let a = b.reshape(a, &[24]).unwrap();
+            let wo = load(b, "o.weight", &[12, 24]);
+            let o = b.linear(a, wo, None).unwrap();
+            let h1 = b.binary("add", h, o).unwrap();
+            let n2 = load(b, "norm2.weight", &[12]);
+            let x = b.rms_norm(h1, Some(n2), 1e-6, &[]).unwrap();
+            let wg = load(b, "gate.weight", &[20, 12]);
+            let g = b.linear(x, wg, None).unwrap();
+            let wu = load(b, "up.weight", &[20, 12]);
+            let u = b.linear(x, wu, None).unwrap();
+            let m = b.glu(g, u, "silu").unwrap();
+            let wd = load(b, "down.weight", &[12, 20]);
+            let d = b.linear(m, wd, None).unwrap();
+            h = b.binary("add", h1, d).unwrap();
+            b.exit().unwrap();
+        }
+        let n = b.load("norm.weight", &[12]).unwrap();
+        let h = b.rms_norm(h, Some(n), 1e-6, &[]).unwrap();
+        b.output("hidden", h).unwrap();
+        let head = b.load("head.weight", &[17, 12]).unwrap();
+        let l = b.logits(h, head, &[]).unwrap();
+        b.output("logits", l).unwrap();
+    })
+}
+
+/// Largest difference over largest value.
+pub(crate) fn relative(a: &[f32], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let most = b.iter().fold(0f64, |m, x| m.max(x.abs())).max(1e-12);
+    a.iter().zip(b).fold(0f64, |m, (x, y)| m.max((f64::from(*x) - y).abs())) / most
+}

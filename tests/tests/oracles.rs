@@ -1,0 +1,259 @@
+//! The families against Hugging Face transformers: logits, loss, gradients, packed rows, greedy tokens and AdamW steps
+//! of stored tiny checkpoints (`tests/oracles`; the whole set is tried too where it lies beside the project).
+//!
+//! Tolerances: logits within 2e-5 of the largest, or within 4 times the stored f32 reference's own distance from f64;
+//! the loss within 1e-6 relative; every gradient within 1e-4 of its largest element; AdamW's losses within 1e-5.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use swift_engine::{AdamWOptions, Batch, InferSession, MemoryWeights, TrainOptions, TrainSession, Tuner};
+use swift_graph::Graph;
+use swift_graph::lora::{LoraConfig, Targets, apply};
+use swift_plugin::{PluginHost, PluginOptions};
+
+struct Stored(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
+
+impl Stored {
+    fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        let number = |dtype: safetensors::Dtype, b: &[u8]| -> f64 {
+            match dtype {
+                safetensors::Dtype::F32 => f64::from(f32::from_le_bytes(b.try_into().expect("four bytes"))),
+                safetensors::Dtype::F64 => f64::from_le_bytes(b.try_into().expect("eight bytes")),
+                safetensors::Dtype::I64 => i64::from_le_bytes(b.try_into().expect("eight bytes")) as f64,
+                other => panic!("{other:?} in an oracle"),
+            }
+        };
+        let size = |dtype| if dtype == safetensors::Dtype::F32 { 4 } else { 8 };
+        Self(
+            file.tensors()
+                .into_iter()
+                .map(|(name, t)| {
+                    let values = t.data().chunks_exact(size(t.dtype())).map(|b| number(t.dtype(), b)).collect();
+                    (name, (t.shape().to_vec(), values))
+                })
+                .collect(),
+        )
+    }
+
+    fn get(&self, name: &str) -> &[f64] {
+        &self.0.get(name).unwrap_or_else(|| panic!("the oracle has no `{name}`")).1
+    }
+
+    fn weights(&self) -> MemoryWeights {
+        let mut weights = MemoryWeights::default();
+        for (name, (shape, values)) in &self.0 {
+            weights.insert(name, shape, values.iter().map(|v| *v as f32).collect());
+        }
+        weights
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        self.get(name).iter().map(|v| *v as u32).collect()
+    }
+
+    /// The two sequences of the oracle, without padding, with labels moved one to the left.
+    fn batch(&self) -> Batch {
+        let (ids, mask, labels) = (self.get("input_ids"), self.get("attention_mask"), self.get("labels"));
+        let mut batch = Batch::default();
+        for row in 0..2 {
+            let length = mask[row * 24..][..24].iter().filter(|m| **m == 1.0).count();
+            batch.sequence_lengths.push(length as u32);
+            for i in 0..length {
+                let at = row * 24 + i;
+                batch.tokens.push(ids[at] as u32);
+                batch.positions.push(i as u32);
+                let label = if i + 1 < length { labels[at + 1] } else { -100.0 };
+                batch.targets.push(label.max(0.0) as u32);
+                batch.weights.push(if label >= 0.0 { 1.0 } else { 0.0 });
+            }
+        }
+        batch
+    }
+
+    /// Stored `[2, 24, n]` rows without the padding.
+    fn real_rows(&self, name: &str) -> Vec<f64> {
+        let (mask, values) = (self.get("attention_mask"), self.get(name));
+        let n = values.len() / 48;
+        (0..48).filter(|r| mask[*r] == 1.0).flat_map(|r| values[r * n..(r + 1) * n].to_vec()).collect()
+    }
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |m: f64, v| m.max(v.abs()))
+}
+
+fn distance(a: &[f32], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |m: f64, (x, y)| m.max((f64::from(*x) - y).abs()))
+}
+
+fn close(what: &str, a: &[f32], b: &[f64], relative: f64, floor: f64) {
+    let (off, allowed) = (distance(a, b), (relative * largest(b)).max(floor));
+    assert!(off <= allowed, "{what}: off by {off:e}, allowed {allowed:e}");
+}
+
+fn plugin_for(family: &str) -> PathBuf {
+    let name = ["qwen3", "qwen2", "llama"].into_iter().find(|n| family.starts_with(n)).expect("a family of this test");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist").join(format!("{name}.wasm"))
+}
+
+fn trace(folder: &Path, family: &str, weights: &MemoryWeights) -> Graph {
+    let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json");
+    let host = PluginHost::new(PluginOptions::default()).expect("a plugin host");
+    let plugin = host.load(&plugin_for(family)).expect("the plugin loads");
+    assert!(plugin.claims(&config).expect("an answer").is_some(), "the plugin claims its family");
+    plugin.trace(&config, "causal-lm", weights).expect("a trace").graph
+}
+
+fn options(tuner: Tuner, recompute_blocks: bool, weight_decay: f64) -> TrainOptions {
+    let optimizer = AdamWOptions { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, decay_norms_and_biases: true };
+    TrainOptions { tuner, recompute_blocks, seed: 0, optimizer }
+}
+
+/// Loss and gradients at the start, then the losses of full-batch AdamW steps.
+fn check_training(session: &mut TrainSession, oracle: &Stored, batch: &Batch) {
+    let tokens = batch.weights.iter().filter(|w| **w != 0.0).count() as f64;
+    let mut losses = Vec::new();
+    for step in 0..oracle.get("adamw.losses").len() {
+        let sums = session.accumulate(batch, (1.0 / tokens) as f32, step as u64).expect("a step");
+        losses.push(sums.loss / tokens);
+        if step == 0 {
+            let reference = oracle.0.get("loss_f64").map_or(oracle.get("loss")[0], |(_, v)| v[0]);
+            assert!((losses[0] - reference).abs() <= 1e-6 * reference, "loss {} against {reference}", losses[0]);
+            for info in session.trainable() {
+                let gradient = session.gradient(&info.name).expect("trained");
+                assert!(gradient.iter().any(|g| *g != 0.0), "{} gets no gradient", info.name);
+                close(&info.name, gradient, oracle.get(&format!("grad.{}", info.name)), 1e-4, 0.0);
+            }
+        }
+        session.step(1e-3, None);
+    }
+    for (i, (loss, reference)) in losses.iter().zip(oracle.get("adamw.losses")).enumerate() {
+        assert!((loss - reference).abs() <= 1e-5 * reference, "AdamW step {i}: loss {loss} against {reference}");
+    }
+}
+
+fn check_family(root: &Path, family: &str) {
+    let folder = root.join(family);
+    let weights = Stored::open(&folder.join("model.safetensors")).weights();
+    let oracle = Stored::open(&folder.join("oracle.safetensors"));
+    let graph = trace(&folder, family, &weights);
+    let source = Arc::new(weights);
+    let floor = 4.0 * oracle.get("logits_f64_maxdiff")[0];
+
+    let mut infer = InferSession::new(graph.clone(), source.clone()).expect("a session");
+    let batch = oracle.batch();
+    close("logits", &infer.logits(&batch).expect("logits"), &oracle.real_rows("logits"), 2e-5, floor);
+
+    let ids = oracle.ids("packed.input_ids");
+    let packed = Batch::of_sequences(&[&ids[..13], &ids[13..]]);
+    close("packed logits", &infer.logits(&packed).expect("logits"), oracle.get("packed.logits"), 2e-5, floor);
+
+    let sequence = infer.start().expect("a sequence");
+    let mut row = infer.extend(&[(sequence, &oracle.ids("greedy.prompt"))]).expect("logits").remove(0);
+    let mut greedy = Vec::new();
+    for _ in 0..16 {
+        let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("a token") as u32;
+        greedy.push(best);
+        row = infer.extend(&[(sequence, &[best])]).expect("logits").remove(0);
+    }
+    assert_eq!(greedy, oracle.ids("greedy.tokens"));
+
+    for recompute in [false, true] {
+        let mut session = TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute, 0.01)).expect("a session");
+        check_training(&mut session, &oracle, &batch);
+    }
+}
+
+fn check_adapter(root: &Path, name: &str) {
+    let base = name.split('-').next().expect("a base");
+    let folder = root.join(name);
+    let weights = Stored::open(&root.join(base).join("model.safetensors")).weights();
+    let oracle = Stored::open(&folder.join("oracle.safetensors"));
+    let adapter = Stored::open(&folder.join("adapter_model.safetensors"));
+    let text = std::fs::read_to_string(folder.join("adapter_config.json")).expect("adapter_config.json");
+    let config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let names = |key: &str| -> Vec<String> {
+        let list = config[key].as_array().cloned().unwrap_or_default();
+        list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let lora = LoraConfig {
+        rank: config["r"].as_u64().expect("r") as usize,
+        alpha: config["lora_alpha"].as_f64().expect("lora_alpha"),
+        dropout: 0.0,
+        targets: Targets::Names(names("target_modules")),
+        modules_to_save: names("modules_to_save"),
+        rslora: config["use_rslora"] == true,
+        ..LoraConfig::default()
+    };
+    let graph = trace(&root.join(base), base, &weights);
+    let rewritten = apply(&graph, &lora).expect("a rewrite");
+    let source = Arc::new(weights);
+    let mut infer = InferSession::new(rewritten.graph, source.clone()).expect("a session");
+    let mut session = TrainSession::new(graph, source, options(Tuner::Lora(lora), true, 0.0)).expect("a session");
+    for info in session.trainable() {
+        // A saved module keeps its own name in the graph; PEFT writes it with the adapter's prefix.
+        let key = if info.name.starts_with("base_model") { info.name.clone() } else { format!("base_model.model.{}", info.name) };
+        let values: Vec<f32> = adapter.get(&key).iter().map(|v| *v as f32).collect();
+        session.set_values(&info.name, &values).expect("set");
+        infer.set_values(&info.name, &values).expect("set");
+    }
+    let batch = oracle.batch();
+    let logits = infer.logits(&batch).expect("logits");
+    close("logits", &logits, &oracle.real_rows("logits"), 2e-5, 0.0);
+    close("merged logits", &logits, &oracle.real_rows("logits_merged"), 4e-5, 0.0);
+    let mut renamed = Stored(BTreeMap::new());
+    for (name, value) in &oracle.0 {
+        let plain = name.strip_prefix("grad.base_model.model.").filter(|n| !n.contains("lora_"));
+        renamed.0.insert(plain.map_or(name.clone(), |n| format!("grad.{n}")), value.clone());
+    }
+    check_training(&mut session, &renamed, &batch);
+}
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles")
+}
+
+#[test]
+fn qwen3() {
+    check_family(&here(), "qwen3");
+}
+
+#[test]
+fn qwen2_tied() {
+    check_family(&here(), "qwen2-tied");
+}
+
+#[test]
+fn llama3() {
+    check_family(&here(), "llama3");
+}
+
+#[test]
+fn adapters() {
+    for name in ["llama3-lora", "llama3-rslora", "llama3-lora-modules"] {
+        check_adapter(&here(), name);
+    }
+}
+
+/// The whole set, where it lies beside the project.
+#[test]
+fn all_stored_oracles_of_these_families() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracles");
+    if !root.is_dir() {
+        eprintln!("skipped: there is no ../shared/oracles");
+        return;
+    }
+    for family in ["qwen3", "qwen2", "qwen2-tied", "llama2", "llama3"] {
+        check_family(&root, family);
+    }
+    for base in ["qwen2", "llama3"] {
+        for kind in ["lora", "rslora", "lora-modules"] {
+            check_adapter(&root, &format!("{base}-{kind}"));
+        }
+    }
+}
