@@ -37,6 +37,7 @@ mod binary;
 mod cast;
 mod dropout;
 mod embed;
+mod few_rows;
 mod loss;
 mod matmul;
 mod norm;

@@ -6,12 +6,10 @@
 
 use std::ops::Range;
 
-use crate::parallel::{Shared, TASK, for_each_range, rows_per_task, scratch};
-use crate::simd::{dispatch, dot};
+use crate::few_rows::{FEW_ROWS, few_rows};
+use crate::parallel::{Shared, for_each_range, rows_per_task, scratch};
+use crate::simd::dispatch;
 use crate::weight::Weight;
-
-/// Up to so many rows a product reads the stored weight directly.
-const FEW_ROWS: usize = 7;
 
 /// Elements of a widened panel: 8 MiB, far below any activation of a training step.
 const PANEL: usize = 2 << 20;
@@ -300,69 +298,6 @@ fn for_each_panel(w: Weight, n: usize, k: usize, mut work: impl FnMut(Range<usiz
         w.slice(start * k..end * k).to_f32(panel);
         work(start..end, panel);
         start = end;
-    }
-}
-
-/// The product of few rows: each task reads some rows of the weight once, in the order of memory.
-fn few_rows(
-    x: &[f32],
-    m: usize,
-    k: usize,
-    w: Weight,
-    n: usize,
-    bias: Option<&[f32]>,
-    alpha: f32,
-    beta: f32,
-    out: &mut [f32],
-) {
-    let shared = Shared::new(out);
-    for_each_range(n, (2 * TASK / k.max(1)).max(8), |features| {
-        let mut widened = scratch(if matches!(w, Weight::F32(_)) {
-            0
-        } else {
-            BLOCK * k
-        });
-        let mut products = [0f32; BLOCK * FEW_ROWS];
-        for first in features.clone().step_by(BLOCK) {
-            let block = first..(first + BLOCK).min(features.end);
-            let range = block.start * k..block.end * k;
-            let w = match w {
-                Weight::F32(w) => &w[range],
-                w => {
-                    let widened = &mut widened[..range.len()];
-                    w.slice(range).widen(widened);
-                    &*widened
-                }
-            };
-            dot_rows(x, k, w, m, &mut products);
-            for row in 0..m {
-                // SAFETY: tasks own disjoint ranges of features, thus disjoint columns of each row.
-                let out = unsafe { shared.part(row * n + block.start..row * n + block.end) };
-                for (index, out) in out.iter_mut().enumerate() {
-                    let old = if beta == 0.0 { 0.0 } else { beta * *out };
-                    let bias = bias.map_or(0.0, |bias| bias[block.start + index]);
-                    *out = alpha * products[index * m + row] + old + bias;
-                }
-            }
-        }
-    });
-}
-
-/// Rows of the weight that [`few_rows`] widens at a time; they stay in the first-level cache.
-const BLOCK: usize = 4;
-
-dispatch! {
-    /// `out[j, row] = x[row, k] . w[j, k]` for as many rows as `w` has.
-    fn dot_rows[](x: &[f32], k: usize, w: &[f32], m: usize, out: &mut [f32]) {
-        if k == 0 {
-            out.fill(0.0);
-            return;
-        }
-        for (w, out) in w.chunks_exact(k).zip(out.chunks_exact_mut(m)) {
-            for (x, out) in x.chunks_exact(k).zip(out) {
-                *out = dot::<FMA>(x, w);
-            }
-        }
     }
 }
 

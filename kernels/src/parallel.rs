@@ -77,22 +77,26 @@ pub(crate) struct Scratch {
     length: usize,
 }
 
-/// Bytes the pool keeps at most.
-const POOL_BYTES: usize = 96 << 20;
+/// What the pool keeps at most, in elements (96 MiB) and in buffers; the oldest go first.
+const POOL_ELEMENTS: usize = 24 << 20;
+const POOL_BUFFERS: usize = 64;
 
 static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 /// `length` elements of unspecified content.
 pub(crate) fn scratch(length: usize) -> Scratch {
+    // Few different sizes, so that steps of slightly different shape reuse each other's buffers.
+    let size = if length < 1 << 20 {
+        length.next_power_of_two()
+    } else {
+        length.next_multiple_of(1 << 20)
+    };
     let found = POOL.lock().ok().and_then(|mut pool| {
-        // The smallest that fits and is not absurdly large.
-        let best = (0..pool.len())
-            .filter(|index| pool[*index].len() >= length && pool[*index].len() / 4 <= length)
-            .min_by_key(|index| pool[*index].len())?;
-        Some(pool.swap_remove(best))
+        let index = pool.iter().rposition(|buffer| buffer.len() == size)?;
+        Some(pool.remove(index))
     });
     Scratch {
-        buffer: found.unwrap_or_else(|| vec![0.0; length]),
+        buffer: found.unwrap_or_else(|| vec![0.0; size]),
         length,
     }
 }
@@ -101,9 +105,10 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         if let Ok(mut pool) = POOL.lock() {
-            let held: usize = pool.iter().map(|buffer| buffer.len() * 4).sum();
-            if held + buffer.len() * 4 <= POOL_BYTES {
-                pool.push(buffer);
+            pool.push(buffer);
+            let mut held: usize = pool.iter().map(Vec::len).sum();
+            while held > POOL_ELEMENTS || pool.len() > POOL_BUFFERS {
+                held -= pool.remove(0).len();
             }
         }
     }
