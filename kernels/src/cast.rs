@@ -65,7 +65,7 @@ mod tests {
             f32::INFINITY,
             f32::NEG_INFINITY,
             f32::NAN,
-            1.003_906_25,
+            1.0 + 1.0 / 256.0,
             65_519.9,
             65_520.0,
             f32::MAX,

@@ -57,9 +57,9 @@ functions! {
         fma::<FMA>(x, density, 0.5 * (1.0 + erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2)))
     };
     // (1 + tanh(u)) / 2 is sigmoid(2u).
-    GeluTanh: x => x * sigmoid::<FMA>(1.595_769_1 * x * fma::<FMA>(0.044_715, x * x, 1.0)), {
-        let u = 1.595_769_1 * x * fma::<FMA>(0.044_715, x * x, 1.0);
-        let slope = 1.595_769_1 * fma::<FMA>(0.134_145, x * x, 1.0);
+    GeluTanh: x => x * sigmoid::<FMA>(1.595_769 * x * fma::<FMA>(0.044_715, x * x, 1.0)), {
+        let u = 1.595_769 * x * fma::<FMA>(0.044_715, x * x, 1.0);
+        let slope = 1.595_769 * fma::<FMA>(0.134_145, x * x, 1.0);
         fma::<FMA>(x * slope, sigmoid_slope::<FMA>(u), sigmoid::<FMA>(u))
     };
     Relu: x => if x < 0.0 { 0.0 } else { x }, if x > 0.0 { 1.0 } else { 0.0 };

@@ -156,13 +156,13 @@ mod tests {
         for (row, position) in positions.iter().enumerate() {
             for head in 0..heads {
                 let base = (row * heads + head) * head_dim;
-                for i in 0..dims / 2 {
+                for (i, frequency) in frequencies.iter().enumerate() {
                     let (a, b) = if interleaved {
                         (2 * i, 2 * i + 1)
                     } else {
                         (i, i + dims / 2)
                     };
-                    let (sin, cos) = f64::from(*position as f32 * frequencies[i]).sin_cos();
+                    let (sin, cos) = f64::from(*position as f32 * frequency).sin_cos();
                     out[base + a] = factor * (x[base + a] * cos - x[base + b] * sin);
                     out[base + b] = factor * (x[base + b] * cos + x[base + a] * sin);
                 }

@@ -241,10 +241,10 @@ pub(crate) fn sigmoid_slope<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
     let z = x * x;
-    let mut p = fma::<FMA>(-5.704_988_7e-3, z, 2.063_908_9e-2);
+    let mut p = fma::<FMA>(-5.704_988_7e-3, z, 2.063_909e-2);
     p = fma::<FMA>(p, z, -5.373_971_6e-2);
     p = fma::<FMA>(p, z, 1.333_144_2e-1);
-    p = fma::<FMA>(p, z, -3.333_328_2e-1);
+    p = fma::<FMA>(p, z, -3.333_328e-1);
     let near = fma::<FMA>(p * z, x, x);
     let size = x.abs();
     let far = (1.0 - 2.0 / (exp::<FMA>(2.0 * size) + 1.0)).copysign(x);
