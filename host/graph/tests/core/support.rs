@@ -9,42 +9,42 @@ use swift_graph::rope::{RopeFrequencies, RopeScaling};
 use swift_graph::{Arg, Builder, DataType, Graph, Param, Value};
 
 /// A repeatable source of numbers.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
     /// In -1..1.
-    pub fn real(&mut self) -> f64 {
+    pub(crate) fn real(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 
-    pub fn reals(&mut self, n: usize) -> Vec<f64> {
+    pub(crate) fn reals(&mut self, n: usize) -> Vec<f64> {
         (0..n).map(|_| self.real()).collect()
     }
 
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
 
-pub fn checkpoint(tensors: &[(&str, &[u32])]) -> TableCheckpoint {
+pub(crate) fn checkpoint(tensors: &[(&str, &[u32])]) -> TableCheckpoint {
     let info =
         |shape: &[u32]| TensorInfo { shape: shape.iter().map(|&n| n as usize).collect(), dtype: StorageType::F32 };
     TableCheckpoint(tensors.iter().map(|(name, shape)| (name.to_string(), info(shape))).collect())
 }
 
 /// Numbers of a parameter that depend on its name alone.
-pub fn weights(graph: &Graph) -> impl Fn(Param) -> Vec<f64> + '_ {
+pub(crate) fn weights(graph: &Graph) -> impl Fn(Param) -> Vec<f64> + '_ {
     |param| {
         let info = graph.param(param);
         let seed = info.name.bytes().fold(7u64, |seed, b| seed.wrapping_mul(31).wrapping_add(b.into()));
@@ -54,19 +54,19 @@ pub fn weights(graph: &Graph) -> impl Fn(Param) -> Vec<f64> + '_ {
 
 /// What tells the two layers of [`two_blocks`] apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// Window to the left; `None` is causal.
-    pub window: Option<u32>,
-    pub theta: f64,
-    pub eps: f32,
+    pub(crate) window: Option<u32>,
+    pub(crate) theta: f64,
+    pub(crate) eps: f32,
     /// Reads the query weight of layer 0.
-    pub borrows: bool,
+    pub(crate) borrows: bool,
 }
 
-pub const LAYER: Layer = Layer { window: None, theta: 500000.0, eps: 1e-6, borrows: false };
+pub(crate) const LAYER: Layer = Layer { window: None, theta: 500000.0, eps: 1e-6, borrows: false };
 
 /// A decoder of width 8 with one block for each layer, grouped heads, llama3 rope and a tied head.
-pub fn decoder(layers: &[Layer]) -> Graph {
+pub(crate) fn decoder(layers: &[Layer]) -> Graph {
     let mut names: Vec<(String, &[u32])> =
         vec![("model.embed_tokens.weight".into(), &[16, 8]), ("model.norm.weight".into(), &[8])];
     for layer in 0..layers.len() {
@@ -150,19 +150,19 @@ fn block(b: &mut Builder, index: usize, layer: &Layer, h: Value, positions: Valu
 }
 
 /// The model of the golden file: a causal layer and one with a window.
-pub fn two_blocks() -> Graph {
+pub(crate) fn two_blocks() -> Graph {
     decoder(&[LAYER, Layer { window: Some(3), ..LAYER }])
 }
 
 /// Adds a node as a rewrite would.
-pub fn push(graph: &mut Graph, op: Op, inputs: Vec<Value>, ty: Type) -> Value {
+pub(crate) fn push(graph: &mut Graph, op: Op, inputs: Vec<Value>, ty: Type) -> Value {
     graph.nodes.push(Node { op, inputs, ty, scope: 0 });
     Value(graph.nodes.len() as u32 - 1)
 }
 
 /// A valid graph of about `calls` nodes with repetition, dead parts and operations that change nothing, and a feed.
 /// It holds every op over many seeds.
-pub fn random_graph(seed: u64, calls: usize) -> (Graph, Feed) {
+pub(crate) fn random_graph(seed: u64, calls: usize) -> (Graph, Feed) {
     let mut random = Random(seed);
     let tensors: &[(&str, &[u32])] = &[
         ("table", &[5, 4]),
@@ -296,7 +296,7 @@ fn random_op(random: &mut Random, params: usize) -> Op {
     }
 }
 
-pub const SCALINGS: [RopeScaling; 5] = [
+pub(crate) const SCALINGS: [RopeScaling; 5] = [
     RopeScaling::Default,
     RopeScaling::Linear { factor: 2.5 },
     RopeScaling::Dynamic { factor: 2.0, max_position: 2 },
@@ -311,13 +311,13 @@ pub const SCALINGS: [RopeScaling; 5] = [
         original_max_position: 4096,
         beta_fast: 32.0,
         beta_slow: 1.0,
-        attention_factor: 1.1386294361119891,
+        attention_factor: 1.138629436111989,
         truncate: true,
     },
 ];
 
 /// Outputs of a graph on its test weights, in the order of publishing.
-pub fn outputs(graph: &Graph, feed: &Feed) -> Vec<Vec<f64>> {
+pub(crate) fn outputs(graph: &Graph, feed: &Feed) -> Vec<Vec<f64>> {
     let wanted: Vec<Value> = graph.outputs.iter().map(|(_, v)| *v).collect();
     let values = interpret::run(graph, &weights(graph), feed, &wanted).unwrap();
     wanted.iter().map(|v| values[v].clone()).collect()

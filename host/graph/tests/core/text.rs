@@ -93,7 +93,7 @@ fn sizes_that_overflow_are_refused() {
     let huge = "4294967295, 4294967295, 4294967295";
     for text in [
         format!("swift-graph 1\nparam a [{huge}]\n"),
-        format!("swift-graph 1\nparam a [0]\n"),
+        "swift-graph 1\nparam a [0]\n".to_owned(),
         format!("{HEAD}%1 = input name=y : [text, {huge}]\n%2 = reshape %1 : [text, {huge}, 2]\n"),
     ] {
         assert!(matches!(parse(&text), Err(TextError::Invalid(_))), "{text}");
@@ -151,7 +151,7 @@ fn hostile_texts_do_not_panic() {
         for _ in 0..100 {
             let mut damaged: Vec<char> = text.chars().collect();
             for _ in 0..1 + random.below(3) {
-                damaged.push(' ');
+                damaged.extend([' ', '\n']);
                 let place = random.below(damaged.len());
                 let end = (place + random.below(12)).min(damaged.len());
                 match random.below(4) {
