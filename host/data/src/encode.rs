@@ -1,0 +1,432 @@
+//! Rows to tokens with a loss weight each.
+//!
+//! A conversation is rendered whole by the checkpoint's template and tokenized in one piece, so the trained tokens are
+//! the tokens that inference sees for the same text (special tokens written in a message become control tokens, as in
+//! transformers). A token's weight is that of the text its first byte lies in: a token that straddles the start of an
+//! answer belongs to the prompt, one that straddles its end to the answer.
+
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+use swift_hub::Model;
+use tokenizers::{PostProcessorWrapper, Tokenizer};
+
+use crate::{
+    ChatTemplate, DataError, Ledger, Message, Row, RowError,
+    spans::{Conversation, EndTokens, Located},
+};
+
+/// A token sequence and, for each token, the weight of the loss of predicting it (0: not trained). The first token
+/// is never predicted; its weight is 0.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Encoded {
+    pub tokens: Vec<u32>,
+    pub weights: Vec<f32>,
+}
+
+impl Encoded {
+    /// How many tokens are trained.
+    pub fn trained(&self) -> usize {
+        self.weights.iter().filter(|&&weight| weight > 0.0).count()
+    }
+}
+
+/// Which text is trained. A message's own `loss` and `loss_scale` override it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LossScale {
+    /// Every assistant turn.
+    #[default]
+    Default,
+    /// The assistant turns after the last user message.
+    LastRound,
+    /// Everything.
+    All,
+}
+
+impl LossScale {
+    /// By ms-swift's name; names that are not built yet are refused.
+    pub fn parse(name: &str) -> Result<Self, DataError> {
+        match name {
+            "default" => Ok(Self::Default),
+            "last_round" => Ok(Self::LastRound),
+            "all" => Ok(Self::All),
+            other => Err(DataError::LossScale { name: other.into() }),
+        }
+    }
+}
+
+/// What to do with a row longer than `max_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Truncation {
+    /// Leave it out.
+    #[default]
+    Delete,
+    /// Cut its beginning off.
+    Left,
+    /// Cut its end off.
+    Right,
+    /// Cut it into several sequences (pre-training text only).
+    Split,
+}
+
+impl Truncation {
+    /// By ms-swift's name.
+    pub fn parse(name: &str) -> Result<Self, DataError> {
+        match name {
+            "delete" => Ok(Self::Delete),
+            "left" => Ok(Self::Left),
+            "right" => Ok(Self::Right),
+            "split" => Ok(Self::Split),
+            other => Err(DataError::Truncation { name: other.into(), message: "is unknown" }),
+        }
+    }
+}
+
+/// How to encode.
+#[derive(Debug, Clone)]
+pub struct EncodeOptions {
+    /// System message for rows that have none. Without it the template decides.
+    pub system: Option<String>,
+    pub loss_scale: LossScale,
+    /// Handed to the template as `enable_thinking`; a row's own wins.
+    pub enable_thinking: Option<bool>,
+    /// Longest sequence in tokens.
+    pub max_length: Option<usize>,
+    pub truncation: Truncation,
+    /// Off: messages are put end to end as plain text and closed with the end-of-sequence token.
+    pub use_chat_template: bool,
+    /// A row that cannot be encoded is an error, not an entry of the ledger.
+    pub strict: bool,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self {
+            system: None,
+            loss_scale: LossScale::Default,
+            enable_thinking: None,
+            max_length: None,
+            truncation: Truncation::Delete,
+            use_chat_template: true,
+            strict: false,
+        }
+    }
+}
+
+/// Encodes rows for training and prompts for generation.
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    /// The same without its post-processor, which may move offsets away from the bytes a token stands for.
+    plain: Tokenizer,
+    template: Option<ChatTemplate>,
+    ends: EndTokens,
+    end_of_sequence: Option<u32>,
+    options: EncodeOptions,
+}
+
+/// What became of one row.
+struct Outcome {
+    sequences: Vec<Encoded>,
+    truncated: bool,
+}
+
+impl Encoder {
+    /// For a checkpoint. `now` is the date its template may tell, see [`ChatTemplate::new`].
+    pub fn new(
+        model: &Model,
+        now: Option<jiff::civil::DateTime>,
+        options: EncodeOptions,
+    ) -> Result<Self, DataError> {
+        let tokenizer = model.tokenizer()?.clone();
+        let template = match &model.chat_template {
+            Some(source) if options.use_chat_template => {
+                Some(ChatTemplate::new(source, model.special_tokens.named(), now)?)
+            }
+            _ => None,
+        };
+        let end = model.special_tokens.eos.as_ref().and_then(|token| token.id);
+        let end = end.or(model.eos_token_ids.first().copied());
+        Self::from_parts(tokenizer, template, &model.eos_token_ids, end, options)
+    }
+
+    /// From parts. `end_ids` are the tokens that end a turn, `end_of_sequence` closes plain text.
+    pub fn from_parts(
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+        end_ids: &[u32],
+        end_of_sequence: Option<u32>,
+        options: EncodeOptions,
+    ) -> Result<Self, DataError> {
+        if options.use_chat_template && template.is_none() {
+            return Err(DataError::NoTemplate);
+        }
+        if options.use_chat_template && options.truncation == Truncation::Split {
+            return Err(DataError::Truncation { name: "split".into(), message: "would cut conversations apart" });
+        }
+        if !options.use_chat_template && end_of_sequence.is_none() {
+            return Err(DataError::NoEndToken);
+        }
+        let mut plain = tokenizer.clone();
+        plain.with_post_processor(None::<PostProcessorWrapper>);
+        let ends = EndTokens {
+            ends: end_ids.iter().filter_map(|&id| tokenizer.id_to_token(id)).collect(),
+            special: tokenizer
+                .get_added_tokens_decoder()
+                .values()
+                .filter(|token| token.special)
+                .map(|token| token.content.clone())
+                .collect(),
+        };
+        Ok(Self { tokenizer, plain, template, ends, end_of_sequence, options })
+    }
+
+    /// The options this encoder was made with.
+    pub fn options(&self) -> &EncodeOptions {
+        &self.options
+    }
+
+    /// Encodes rows in parallel, keeping their order. Rows that cannot be used are errors when `strict`, else they are
+    /// taken off `ledger.kept` and noted there.
+    pub fn encode_rows(&self, rows: &[Row], ledger: &mut Ledger) -> Result<Vec<Encoded>, DataError> {
+        let outcomes: Vec<Result<Outcome, RowError>> = rows.par_iter().map(|row| self.outcome(row)).collect();
+        let mut sequences = Vec::with_capacity(rows.len());
+        for (row, outcome) in rows.iter().zip(outcomes) {
+            match outcome {
+                Ok(outcome) => {
+                    ledger.truncated += usize::from(outcome.truncated);
+                    sequences.extend(outcome.sequences);
+                }
+                Err(error) if self.options.strict => {
+                    return Err(DataError::Row { origin: row.origin.clone(), error });
+                }
+                Err(error) => {
+                    ledger.kept = ledger.kept.saturating_sub(1);
+                    ledger.drop_row(&row.origin, &error);
+                }
+            }
+        }
+        Ok(sequences)
+    }
+
+    /// Encodes one row: one sequence, or several when it is split.
+    pub fn encode_row(&self, row: &Row) -> Result<Vec<Encoded>, RowError> {
+        self.outcome(row).map(|outcome| outcome.sequences)
+    }
+
+    /// The text a row is trained on.
+    pub fn render_row(&self, row: &Row) -> Result<String, RowError> {
+        match &self.template {
+            None => Ok(row.messages.iter().map(|message| message.content.as_str()).collect()),
+            Some(template) => {
+                let messages = self.with_system(&row.messages);
+                let kwargs = self.kwargs(&row.chat_template_kwargs);
+                let tools = row.tools.as_deref();
+                Conversation { template, messages: &messages, tools, kwargs: &kwargs }.text()
+            }
+        }
+    }
+
+    /// The tokens after which the model is to answer.
+    pub fn encode_prompt(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        kwargs: &Map<String, Value>,
+    ) -> Result<Vec<u32>, DataError> {
+        let (text, special) = self.prompt_text(messages, tools, kwargs)?;
+        let encoding =
+            self.tokenizer.encode(text, special).map_err(|e| DataError::Tokenizer { message: e.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The prompt as text, and whether the tokenizer adds its own special tokens to it (it does to plain text only;
+    /// a template writes them itself).
+    fn prompt_text(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        kwargs: &Map<String, Value>,
+    ) -> Result<(String, bool), DataError> {
+        let Some(template) = &self.template else {
+            return Ok((messages.iter().map(|message| message.content.as_str()).collect(), true));
+        };
+        let messages = self.with_system(messages);
+        let text = template.render(&messages, tools, true, &self.kwargs(kwargs))?;
+        Ok((text, false))
+    }
+
+    fn with_system(&self, messages: &[Message]) -> Vec<Message> {
+        let has_system = messages.first().is_some_and(|first| matches!(first.role.as_str(), "system" | "developer"));
+        let system = self.options.system.as_ref().filter(|_| !has_system);
+        system.map(|text| Message::new("system", text)).into_iter().chain(messages.iter().cloned()).collect()
+    }
+
+    fn kwargs(&self, row: &Map<String, Value>) -> Map<String, Value> {
+        let mut kwargs = Map::new();
+        if let Some(thinking) = self.options.enable_thinking {
+            kwargs.insert("enable_thinking".into(), thinking.into());
+        }
+        kwargs.extend(row.iter().map(|(name, value)| (name.clone(), value.clone())));
+        kwargs
+    }
+
+    fn outcome(&self, row: &Row) -> Result<Outcome, RowError> {
+        let encoded = match &self.template {
+            Some(template) => self.encode_conversation(template, row)?,
+            None => self.encode_text(row)?,
+        };
+        if encoded.tokens.len() < 2 {
+            return Err(RowError::new("shorter than two tokens", ""));
+        }
+        if encoded.trained() == 0 {
+            return Err(RowError::new("no token is trained", "no assistant message, or all have loss 0"));
+        }
+        self.truncate(encoded)
+    }
+
+    fn encode_conversation(&self, template: &ChatTemplate, row: &Row) -> Result<Encoded, RowError> {
+        let messages = self.with_system(&row.messages);
+        let kwargs = self.kwargs(&row.chat_template_kwargs);
+        let conversation =
+            Conversation { template, messages: &messages, tools: row.tools.as_deref(), kwargs: &kwargs };
+        let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
+        let last_user = messages.iter().rposition(|message| message.role == "user");
+        // The weight of each assistant turn that differs from the rest of the text.
+        let turns: Vec<(usize, f32)> = messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| message.role == "assistant")
+            .map(|(index, message)| (index, turn_weight(message, self.options.loss_scale, index, last_user)))
+            .filter(|(_, weight)| *weight != base)
+            .collect();
+        if turns.is_empty() {
+            if base == 0.0 {
+                return Err(RowError::new("no token is trained", "no assistant message, or all have loss 0"));
+            }
+            return self.tokenize(&conversation.text()?, base, &[]);
+        }
+        let wanted: Vec<usize> = turns.iter().map(|(index, _)| *index).collect();
+        let Located { text, turns: found, unassigned } = conversation.locate(&wanted, &self.ends)?;
+        let mut spans: Vec<_> = found
+            .into_iter()
+            .map(|turn| {
+                let (_, weight) = turns.iter().find(|(index, _)| *index == turn.message).expect("it was wanted");
+                (turn.bytes, *weight)
+            })
+            .collect();
+        if !unassigned.is_empty() {
+            let assistants = messages.iter().filter(|message| message.role == "assistant").count();
+            let uniform = turns.len() == assistants && turns.iter().all(|(_, weight)| *weight == turns[0].1);
+            if !uniform {
+                return Err(RowError::new(
+                    "an assistant turn cannot be located in the rendered template",
+                    format!("{} generation blocks for {assistants} assistant messages", unassigned.len()),
+                ));
+            }
+            spans = unassigned.into_iter().map(|bytes| (bytes, turns[0].1)).collect();
+        }
+        self.tokenize(&text, base, &spans)
+    }
+
+    /// Tokenizes in one piece; bytes in a span have the span's weight, others `base`.
+    fn tokenize(&self, text: &str, base: f32, spans: &[(std::ops::Range<usize>, f32)]) -> Result<Encoded, RowError> {
+        let encoding =
+            self.plain.encode(text, false).map_err(|e| RowError::new("the tokenizer fails", e.to_string()))?;
+        let mut remaining = spans.iter().peekable();
+        let mut weights: Vec<f32> = encoding
+            .get_offsets()
+            .iter()
+            .map(|&(start, _)| {
+                while remaining.next_if(|(bytes, _)| bytes.end <= start).is_some() {}
+                remaining.peek().filter(|(bytes, _)| bytes.contains(&start)).map_or(base, |(_, weight)| *weight)
+            })
+            .collect();
+        if let Some(first) = weights.first_mut() {
+            *first = 0.0;
+        }
+        Ok(Encoded { tokens: encoding.get_ids().to_vec(), weights })
+    }
+
+    /// Plain text: the messages end to end, the tokenizer's own special tokens around it, closed with the
+    /// end-of-sequence token.
+    fn encode_text(&self, row: &Row) -> Result<Encoded, RowError> {
+        let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
+        let last_user = row.messages.iter().rposition(|message| message.role == "user");
+        let mut text = String::new();
+        let mut spans = Vec::new();
+        let mut last = base;
+        for (index, message) in row.messages.iter().enumerate() {
+            let start = text.len();
+            text.push_str(&message.content);
+            last = match message.role.as_str() {
+                "assistant" => turn_weight(message, self.options.loss_scale, index, last_user),
+                _ => base,
+            };
+            spans.push((start..text.len(), last));
+        }
+        let mut encoded = self.tokenize(&text, base, &spans)?;
+        let around = |special: bool| {
+            self.tokenizer
+                .encode(text.as_str(), special)
+                .map_err(|e| RowError::new("the tokenizer fails", e.to_string()))
+        };
+        // The tokens it adds are those of the special encoding that stand before and after the plain one.
+        let special = around(true)?;
+        let added = special.get_special_tokens_mask();
+        let before = added.iter().take_while(|&&mask| mask == 1).count();
+        if special.len() > encoded.tokens.len() && before > 0 {
+            let front = before.min(special.len() - encoded.tokens.len());
+            if encoded.weights.first().is_some() {
+                // What was the first token is predicted now.
+                encoded.weights[0] = spans.iter().find(|(bytes, _)| !bytes.is_empty()).map_or(base, |(_, w)| *w);
+            }
+            encoded.tokens.splice(0..0, special.get_ids()[..front].iter().copied());
+            encoded.weights.splice(0..0, std::iter::repeat_n(0.0, front));
+        }
+        let end = self.end_of_sequence.expect("checked when the encoder was made");
+        if encoded.tokens.last() != Some(&end) {
+            encoded.tokens.push(end);
+            encoded.weights.push(last);
+        }
+        Ok(encoded)
+    }
+
+    fn truncate(&self, encoded: Encoded) -> Result<Outcome, RowError> {
+        let length = encoded.tokens.len();
+        let Some(limit) = self.options.max_length.filter(|&limit| length > limit) else {
+            return Ok(Outcome { sequences: vec![encoded], truncated: false });
+        };
+        let piece = |range: std::ops::Range<usize>| {
+            let mut weights = encoded.weights[range.clone()].to_vec();
+            if let Some(first) = weights.first_mut() {
+                *first = 0.0;
+            }
+            Encoded { tokens: encoded.tokens[range].to_vec(), weights }
+        };
+        let sequences: Vec<Encoded> = match self.options.truncation {
+            Truncation::Delete => {
+                return Err(RowError::new("longer than max_length", format!("{length} tokens, the limit is {limit}")));
+            }
+            Truncation::Left => vec![piece(length - limit..length)],
+            Truncation::Right => vec![piece(0..limit)],
+            Truncation::Split => (0..length).step_by(limit.max(1)).map(|at| piece(at..(at + limit).min(length))).collect(),
+        };
+        let sequences: Vec<Encoded> = sequences.into_iter().filter(|sequence| sequence.trained() > 0).collect();
+        if sequences.is_empty() {
+            return Err(RowError::new(
+                "no trained token is left after truncation",
+                format!("{length} tokens, the limit is {limit}"),
+            ));
+        }
+        Ok(Outcome { sequences, truncated: self.options.truncation != Truncation::Split })
+    }
+}
+
+/// The weight of an assistant turn.
+fn turn_weight(message: &Message, scale: LossScale, index: usize, last_user: Option<usize>) -> f32 {
+    let base = match scale {
+        LossScale::Default | LossScale::All => true,
+        LossScale::LastRound => last_user.is_none_or(|user| index > user),
+    };
+    let base = if message.loss.unwrap_or(base) { 1.0 } else { 0.0 };
+    message.loss_scale.unwrap_or(base)
+}

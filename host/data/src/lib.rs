@@ -1,0 +1,27 @@
+//! From files to token batches: datasets, canonical rows, chat templates, encoding with assistant-only loss, packing,
+//! epoch order, and the ledger that says what became of every row.
+//!
+//! It knows text, tokens and order. It must not know models, devices, losses or optimizers, and it takes nothing from
+//! the clock: dates and seeds are handed in.
+
+mod batches;
+mod dataset;
+mod encode;
+mod error;
+mod ledger;
+mod packing;
+mod python;
+mod random;
+mod row;
+mod spans;
+mod template;
+
+pub use batches::{Batch, Cursor, EpochBatches, collate};
+pub use dataset::{Dataset, DatasetSpec, LoadOptions, load, split_validation};
+pub use encode::{EncodeOptions, Encoded, Encoder, LossScale, Truncation};
+pub use error::{DataError, Origin, RowError};
+pub use ledger::{Dropped, Ledger};
+pub use packing::{PackingStrategy, Packs, pack};
+pub use random::{Random, Stream, permutation};
+pub use row::{ColumnMap, Message, Row};
+pub use template::ChatTemplate;
