@@ -2,6 +2,7 @@
 //! mathematics is either read by the family or refused by name.
 
 use crate::json::Json;
+use crate::number;
 use std::fmt;
 
 /// Why a model cannot be built; shown to the user as it is.
@@ -229,7 +230,7 @@ impl Config {
             return Ok(None);
         };
         let number = match value {
-            Json::Number(text) => text.parse::<f64>().ok().filter(|number| number.is_finite()),
+            Json::Number(text) => number::parse(text),
             _ => None,
         };
         number
@@ -374,17 +375,17 @@ const NUMBER: &str = "a number";
 fn is_neutral(key: &str, value: &Json) -> bool {
     let multiplier =
         key.ends_with("multiplier") || key.starts_with("logit") || key.starts_with("scale_");
-    let number = |neutral: f64| match value {
-        Json::Number(text) => text.parse::<f64>().is_ok_and(|number| number == neutral),
+    let stands_at = |neutral: f64| match value {
+        Json::Number(text) => number::parse(text) == Some(neutral),
         _ => false,
     };
     match value {
         Json::Null | Json::Flag(false) => true,
         Json::Flag(true) => false,
         Json::Number(_) if key == "partial_rotary_factor" || key == "rotary_pct" || multiplier => {
-            number(1.0)
+            stands_at(1.0)
         }
-        Json::Number(_) => number(0.0),
+        Json::Number(_) => stands_at(0.0),
         Json::Text(text) => text.is_empty(),
         Json::List(items) => items
             .iter()

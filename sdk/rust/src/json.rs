@@ -2,6 +2,8 @@
 //!
 //! Numbers stay as they are written, so that messages quote the file and nothing is rounded twice.
 
+use crate::number::is_number;
+
 /// A JSON value; objects keep the file's order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Json {
@@ -49,15 +51,17 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn error(&self, what: &str) -> String {
-        let line = 1 + self.text.as_bytes()[..self.at]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count();
+        let line = 1 + self.text.bytes().take(self.at).filter(|&b| b == b'\n').count();
         format!("line {line}: {what}")
     }
 
     fn peek(&self) -> u8 {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
+    }
+
+    /// What was read since `start`; `get`, since a slice that may panic drags in half of the formatting code.
+    fn since(&self, start: usize) -> &str {
+        self.text.get(start..self.at).unwrap_or_default()
     }
 
     fn space(&mut self) {
@@ -136,7 +140,7 @@ impl Reader<'_> {
             while !matches!(self.peek(), b'"' | b'\\' | 0) {
                 self.at += 1;
             }
-            out.push_str(&self.text[start..self.at]);
+            out.push_str(self.since(start));
             match self.peek() {
                 b'"' => {
                     self.at += 1;
@@ -165,7 +169,7 @@ impl Reader<'_> {
     /// The four digits after `\u`, and the second half of a surrogate pair.
     fn unicode(&mut self) -> Result<char, String> {
         let first = self.hex()?;
-        let code = if (0xd800..0xdc00).contains(&first) && self.text[self.at..].starts_with("\\u") {
+        let code = if (0xd800..0xdc00).contains(&first) && self.text.get(self.at..).is_some_and(|rest| rest.starts_with("\\u")) {
             self.at += 2;
             let second = self.hex()?;
             0x10000 + ((first - 0xd800) << 10) + second.wrapping_sub(0xdc00) % 0x400
@@ -189,12 +193,11 @@ impl Reader<'_> {
         while matches!(self.peek(), b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+' | b'-' | b'.') {
             self.at += 1;
         }
-        match &self.text[start..self.at] {
+        match self.since(start) {
             "null" => Ok(Json::Null),
             "true" => Ok(Json::Flag(true)),
             "false" => Ok(Json::Flag(false)),
-            // Python writes `NaN` and `Infinity`, which a number may be.
-            word if word.parse::<f64>().is_ok() => Ok(Json::Number(word.to_owned())),
+            word if is_number(word) => Ok(Json::Number(word.to_owned())),
             _ => {
                 self.at = start;
                 Err(self.error("not a JSON value"))

@@ -26,9 +26,12 @@
 //! (rotary scaling, sliding windows, tied heads) is here, what one family alone does is not. A panic in a plugin
 //! reaches the user with file and line; return an error for everything that a config can cause.
 
+#[cfg(target_arch = "wasm32")]
+mod allocate;
 mod config;
 mod graph;
 mod json;
+mod number;
 mod rope;
 mod windows;
 
