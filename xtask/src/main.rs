@@ -1,12 +1,9 @@
 //! The project's own chores: `cargo xtask <chore>`. Nothing here is part of the product, and every chore works on a bare
 //! machine or says in one line what it needs.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line tool"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
+mod names;
 mod plugins;
 mod toolchain;
 mod wit;
@@ -55,8 +52,5 @@ fn main() -> ExitCode {
 
 /// The repository's root.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the repository")
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_path_buf()
 }

@@ -13,12 +13,8 @@ use crate::Result;
 use crate::toolchain::{TARGET, Toolchain, find};
 
 /// Guest crates and where their components go below `plugins/dist`.
-const PLUGINS: &[(&str, &str)] = &[
-    ("llama", "llama.wasm"),
-    ("qwen2", "qwen2.wasm"),
-    ("qwen3", "qwen3.wasm"),
-    ("faults", "test/faults.wasm"),
-];
+const PLUGINS: &[(&str, &str)] =
+    &[("llama", "llama.wasm"), ("qwen2", "qwen2.wasm"), ("qwen3", "qwen3.wasm"), ("faults", "test/faults.wasm")];
 
 /// Tells this program to act as cargo's compiler wrapper, see [`as_compiler`].
 const AS_COMPILER: &str = "SWIFT_XTASK_AS_COMPILER";
@@ -43,10 +39,7 @@ pub(crate) fn build(check: bool) -> Result<()> {
             println!("{file}: {} KB", component.len().div_ceil(1024));
         }
         std::fs::write(dist.join("SHA256SUMS"), sums)?;
-        std::fs::write(
-            dist.join("toolchain.txt"),
-            format!("{}\n", toolchain.identity),
-        )?;
+        std::fs::write(dist.join("toolchain.txt"), format!("{}\n", toolchain.identity))?;
         return Ok(());
     }
 
@@ -73,19 +66,14 @@ pub(crate) fn build(check: bool) -> Result<()> {
     write_all(&built, &components)?;
     let status = Command::new(env!("CARGO"))
         .current_dir(crate::root())
-        .args([
-            "run",
-            "--quiet",
-            "-p",
-            "swift-plugin-test",
-            "--bin",
-            "compare-traces",
-            "--",
-        ])
+        .args(["run", "--quiet", "-p", "swift-plugin-test", "--bin", "compare-traces", "--"])
         .args([&dist, &built])
         .status()?;
     if !status.success() {
-        return Err("plugins/dist does not trace what the source traces: run `cargo xtask plugins build` and commit the result".into());
+        return Err(
+            "plugins/dist does not trace what the source traces: run `cargo xtask plugins build` and commit the result"
+                .into(),
+        );
     }
     Ok(())
 }
@@ -103,14 +91,13 @@ fn write_all(folder: &Path, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> 
 fn verify_committed(dist: &Path) -> Result<()> {
     let mut committed = BTreeMap::new();
     for (_, file) in PLUGINS {
-        committed.insert(
-            *file,
-            std::fs::read(dist.join(file))
-                .map_err(|error| format!("plugins/dist/{file}: {error}"))?,
-        );
+        committed
+            .insert(*file, std::fs::read(dist.join(file)).map_err(|error| format!("plugins/dist/{file}: {error}"))?);
     }
     if std::fs::read_to_string(dist.join("SHA256SUMS"))? != checksums(&committed) {
-        return Err("plugins/dist/SHA256SUMS does not fit the components beside it: run `cargo xtask plugins build`".into());
+        return Err(
+            "plugins/dist/SHA256SUMS does not fit the components beside it: run `cargo xtask plugins build`".into()
+        );
     }
     Ok(())
 }
@@ -132,37 +119,21 @@ fn compile(toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     let root = crate::root();
     let target = root.join("target/guests");
     let home = std::env::home_dir().ok_or("no home folder is set")?;
-    let cargo_home =
-        std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
     let source_of_std = toolchain.sysroot.join("lib/rustlib/src/rust");
-    let remaps = [
-        (&root, "/swift"),
-        (&cargo_home, "/cargo"),
-        (&source_of_std, "/rustc"),
-    ];
-    let flags: Vec<String> = remaps
-        .iter()
-        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-        .collect();
+    let remaps = [(&root, "/swift"), (&cargo_home, "/cargo"), (&source_of_std, "/rustc")];
+    let flags: Vec<String> =
+        remaps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect();
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(root.join("plugins"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--release",
-            "--target",
-            TARGET,
-            "--target-dir",
-        ])
+        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--target-dir"])
         .arg(&target)
         .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_WRAPPER", std::env::current_exe()?)
         .env(AS_COMPILER, "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env_remove("RUSTFLAGS")
-        .env_remove("RUSTUP_TOOLCHAIN");
+        .env_remove("RUSTFLAGS");
     for (package, _) in PLUGINS {
         cargo.args(["-p", package]);
     }
@@ -171,22 +142,12 @@ fn compile(toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     }
     let mut components = BTreeMap::new();
     for (package, file) in PLUGINS {
-        let module = std::fs::read(
-            target
-                .join(TARGET)
-                .join("release")
-                .join(format!("{package}.wasm")),
-        )?;
-        let component = wit_component::ComponentEncoder::default()
-            .validate(true)
-            .module(&module)?
-            .encode()?;
+        let module = std::fs::read(target.join(TARGET).join("release").join(format!("{package}.wasm")))?;
+        let module = crate::names::shorten(&module)?;
+        let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
         for import in imports(&component)? {
             if !import.starts_with("swift:") {
-                return Err(format!(
-                    "plugins/{package} imports `{import}`: a plugin may import only `swift:*`"
-                )
-                .into());
+                return Err(format!("plugins/{package} imports `{import}`: a plugin may import only `swift:*`").into());
             }
         }
         components.insert(*file, component);
@@ -220,14 +181,9 @@ fn imports(component: &[u8]) -> Result<Vec<String>> {
 pub(crate) fn as_compiler() -> Option<ExitCode> {
     std::env::var_os(AS_COMPILER)?;
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let crate_name = arguments
-        .iter()
-        .position(|argument| argument == "--crate-name")
-        .and_then(|at| arguments.get(at + 1))
-        .cloned();
-    let for_guest = arguments
-        .windows(2)
-        .any(|pair| pair[0] == "--target" && pair[1] == TARGET);
+    let crate_name =
+        arguments.iter().position(|argument| argument == "--crate-name").and_then(|at| arguments.get(at + 1)).cloned();
+    let for_guest = arguments.windows(2).any(|pair| pair[0] == "--target" && pair[1] == TARGET);
     if let Some(name) = crate_name.filter(|_| for_guest) {
         let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
         for argument in &mut arguments {
@@ -238,12 +194,7 @@ pub(crate) fn as_compiler() -> Option<ExitCode> {
     }
     let (rustc, rest) = arguments.split_first()?;
     match Command::new(rustc).args(rest).status() {
-        Ok(status) => Some(ExitCode::from(
-            status
-                .code()
-                .and_then(|code| u8::try_from(code).ok())
-                .unwrap_or(1),
-        )),
+        Ok(status) => Some(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
         Err(error) => {
             eprintln!("error: {rustc}: {error}");
             Some(ExitCode::FAILURE)

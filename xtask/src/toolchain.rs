@@ -31,10 +31,7 @@ pub(crate) fn find(wanted: Option<&str>) -> Result<Toolchain> {
         }
         found.extend(inspect(&rustc));
     }
-    if let Some(same) = found
-        .iter()
-        .find(|toolchain| Some(toolchain.identity.as_str()) == wanted)
-    {
+    if let Some(same) = found.iter().find(|toolchain| Some(toolchain.identity.as_str()) == wanted) {
         return Ok(same.clone());
     }
     if let Some(first) = found.into_iter().next() {
@@ -47,64 +44,38 @@ pub(crate) fn find(wanted: Option<&str>) -> Result<Toolchain> {
         }
     }
     make_private(&private)?;
-    inspect(&private.join("bin/rustc"))
-        .ok_or_else(|| missing("the toolchain that was made does not run").into())
+    inspect(&private.join("bin/rustc")).ok_or_else(|| missing("the toolchain that was made does not run").into())
 }
 
 fn missing(why: &str) -> String {
-    format!(
-        "no Rust compiler for {TARGET} ({why}): run `rustup target add {TARGET}` where the network allows it"
-    )
+    format!("no Rust compiler for {TARGET} ({why}): run `rustup target add {TARGET}` where the network allows it")
 }
 
 fn private_folder() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    Ok(cache
-        .ok_or("neither XDG_CACHE_HOME nor a home folder is set")?
-        .join("swift-wasm-toolchain"))
+    Ok(cache.ok_or("neither XDG_CACHE_HOME nor a home folder is set")?.join("swift-wasm-toolchain"))
 }
 
 /// A compiler that runs and has the target's standard library.
 fn inspect(rustc: &Path) -> Option<Toolchain> {
     let output = |arguments: &[&str]| {
-        let output = Command::new(rustc)
-            .args(arguments)
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        let output = Command::new(rustc).args(arguments).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let sysroot = PathBuf::from(output(&["--print", "sysroot"])?.trim());
     let library = sysroot.join("lib/rustlib").join(TARGET).join("lib");
-    let has_std = library
-        .read_dir()
-        .ok()?
-        .flatten()
-        .any(|file| file.file_name().to_string_lossy().starts_with("libstd-"));
+    let has_std =
+        library.read_dir().ok()?.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"));
     let version = output(&["-vV"])?;
-    let kept = version
-        .lines()
-        .filter(|line| line.starts_with("rustc ") || line.starts_with("LLVM version"));
+    let kept = version.lines().filter(|line| line.starts_with("rustc ") || line.starts_with("LLVM version"));
     let identity = kept.collect::<Vec<_>>().join("\n");
-    has_std.then(|| Toolchain {
-        rustc: rustc.to_path_buf(),
-        identity,
-        sysroot,
-    })
+    has_std.then(|| Toolchain { rustc: rustc.to_path_buf(), identity, sysroot })
 }
 
 fn rustup_can_add() -> bool {
-    let status = Command::new("rustup")
-        .args(["target", "add", TARGET])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let status =
+        Command::new("rustup").args(["target", "add", TARGET]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
 
@@ -117,14 +88,8 @@ fn make_private(folder: &Path) -> Result<()> {
     if !debian {
         return Err(missing("and without Debian's packages none can be made here").into());
     }
-    println!(
-        "making a private toolchain for {TARGET} in {} (minutes, once)",
-        folder.display()
-    );
-    let status = Command::new("bash")
-        .arg(crate::root().join("xtask/wasm-toolchain.sh"))
-        .arg(folder)
-        .status()?;
+    println!("making a private toolchain for {TARGET} in {} (minutes, once)", folder.display());
+    let status = Command::new("bash").arg(crate::root().join("xtask/wasm-toolchain.sh")).arg(folder).status()?;
     if !status.success() {
         return Err(missing("and wasm-toolchain.sh failed, see above").into());
     }

@@ -179,7 +179,14 @@ impl HostBuilder for State {
         self.call(|g| g.logits(value(x), param(table), &options(o))).map(made)
     }
 
-    fn rms_norm(&mut self, _: Handle, x: types::Value, w: Option<types::Param>, eps: f32, o: Opts) -> Result<types::Value> {
+    fn rms_norm(
+        &mut self,
+        _: Handle,
+        x: types::Value,
+        w: Option<types::Param>,
+        eps: f32,
+        o: Opts,
+    ) -> Result<types::Value> {
         self.call(|g| g.rms_norm(value(x), w.map(param), eps, &options(o))).map(made)
     }
 

@@ -42,7 +42,8 @@ struct Edge {
 pub(crate) fn check(plugin: &str, component: &[u8]) -> Result<String> {
     let edge = read(plugin, component)?;
     let outside: Vec<String> = edge.imports.iter().map(|(name, _)| name.clone()).collect();
-    let wasi: Vec<String> = outside.iter().filter(|name| name.starts_with("wasi:")).map(|name| clean(name, 100)).collect();
+    let wasi: Vec<String> =
+        outside.iter().filter(|name| name.starts_with("wasi:")).map(|name| clean(name, 100)).collect();
     if !wasi.is_empty() {
         return Err(PluginError::Wasi { plugin: plugin.into(), interfaces: wasi });
     }
@@ -78,7 +79,11 @@ fn check_import(plugin: &str, name: &str, functions: &[String]) -> Result<()> {
             if let Some(missing) = functions.iter().find(|function| !offered_functions().contains(&function.as_str())) {
                 return Err(contract(format!("{interface}.{missing}")));
             }
-            if version_of(name).is_some_and(|version| serves(&version)) { Ok(()) } else { Err(contract(interface.into())) }
+            if version_of(name).is_some_and(|version| serves(&version)) {
+                Ok(())
+            } else {
+                Err(contract(interface.into()))
+            }
         }
         _ if interface.starts_with("swift:") => Err(contract(interface.into())),
         _ => Err(PluginError::Import { plugin: plugin.into(), import: clean(name, 100) }),
@@ -157,7 +162,9 @@ mod tests {
 
     #[test]
     fn under_one_a_minor_version_is_a_contract() {
-        for (version, served) in [("0.1.0", true), ("0.1.9", true), ("0.2.0", false), ("1.1.0", false), ("0.1.1-rc.1", false)] {
+        for (version, served) in
+            [("0.1.0", true), ("0.1.9", true), ("0.2.0", false), ("1.1.0", false), ("0.1.1-rc.1", false)]
+        {
             assert_eq!(serves(&Version::parse(version).unwrap()), served, "{version}");
         }
     }

@@ -148,18 +148,26 @@ impl PluginError {
             Self::NotAComponent { .. } => {
                 "a core module becomes a component with wit-component (`cargo xtask plugins build` shows how) or `wasm-tools component new`"
             }
-            Self::Contract { .. } => "build against the oldest contract that has what you call; `supports` asks for an op at run time",
+            Self::Contract { .. } => {
+                "build against the oldest contract that has what you call; `supports` asks for an op at run time"
+            }
             Self::Wasi { .. } => {
                 "target wasm32-unknown-unknown in Rust; in other languages stub WASI out (componentize-py and componentize-qjs: --stub-wasi)"
             }
             Self::Import { .. } => "a plugin may import only `swift:*` interfaces",
             Self::Types { .. } => "never edit the frozen records, enums and parameters of a contract",
             Self::NoModelFamily { .. } => "export `swift:model/adapter`; in Rust `export_family!(YourType)`",
-            Self::Fuel { .. } | Self::Calls { .. } => "tracing takes a few million units of fuel: look for a loop that depends on the config",
+            Self::Fuel { .. } | Self::Calls { .. } => {
+                "tracing takes a few million units of fuel: look for a loop that depends on the config"
+            }
             Self::Memory { .. } => "tracing needs a few MiB: a plugin holds handles, never weights",
-            Self::Panic { .. } => "return an error that names the config's key for everything a config can cause; panics are for bugs",
-            Self::Trap { .. } => "install a panic hook that calls `abort` (the Rust SDK does); endless recursion ends here too",
-            Self::Build { .. } => "the stack below names your function; `shape` tells what a value's axes are",
+            Self::Panic { .. } => {
+                "return an error that names the config's key for everything a config can cause; panics are for bugs"
+            }
+            Self::Trap { .. } => {
+                "install a panic hook that calls `abort` (the Rust SDK does); endless recursion ends here too"
+            }
+            Self::Build { .. } => "look at this op in this scope of your code; `shape` tells what a value's axes are",
             _ => return None,
         })
     }

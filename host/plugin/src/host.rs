@@ -79,7 +79,9 @@ impl PluginHost {
         let (cache, cache_problem) = match options.cache.as_deref().map(|path| (path, Cache::open(path))) {
             None => (None, None),
             Some((_, Ok(cache))) => (Some(cache), None),
-            Some((path, Err(error))) => (None, Some(format!("no cache of compiled plugins in {}: {error}", path.display()))),
+            Some((path, Err(error))) => {
+                (None, Some(format!("no cache of compiled plugins in {}: {error}", path.display())))
+            }
         };
         let engine_key = hex(&Sha256Hasher::of(&engine.precompile_compatibility_hash()));
         Ok(Self { engine, linker, options, cache, cache_problem, engine_key })
@@ -215,9 +217,8 @@ impl ModelPlugin {
     /// # Errors
     /// When the plugin traps or runs out of its budget.
     pub fn claims(&self, config: &str) -> Result<Option<String>> {
-        let done = self.call("claims", None, |adapter, store| {
-            adapter.swift_model_adapter().call_claims(store, config)
-        })?;
+        let done =
+            self.call("claims", None, |adapter, store| adapter.swift_model_adapter().call_claims(store, config))?;
         Ok(done.answer.map(|family| clean(&family, 100)))
     }
 
@@ -234,7 +235,11 @@ impl ModelPlugin {
         if let Err(message) = done.answer {
             return Err(PluginError::Declined { plugin: self.name.clone(), message: clean(&message, MESSAGE) });
         }
-        let refused = |error| PluginError::Build { plugin: self.name.clone(), error: clean_build(error), stack: Stack::default() };
+        let refused = |error| PluginError::Build {
+            plugin: self.name.clone(),
+            error: clean_build(error),
+            stack: Stack::default(),
+        };
         let graph = match done.state.builder {
             Some(builder) => builder.finish().map_err(refused)?,
             None => return Err(refused(swift_graph::BuildError::new("the builder is gone"))),
@@ -306,7 +311,19 @@ fn stack(error: &wasmtime::Error) -> Stack {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Stack::default() };
     let names = backtrace.frames().iter().filter_map(|frame| frame.func_name());
     let names = names.map(|name| clean(&format!("{:#}", rustc_demangle::demangle(name)), 200));
-    let noise = ["std::", "core::", "alloc::", "__rust", "rust_", "wit-component:", "wit_bindgen", "swift_sdk::bindings", "cabi_"];
+    let noise = [
+        "std::",
+        "core::",
+        "alloc::",
+        "__rust",
+        "rust_",
+        "wit-component:",
+        "wit_bindgen",
+        "swift_sdk::bindings",
+        "swift_sdk::runtime",
+        "swift_sdk::allocate",
+        "cabi_",
+    ];
     let own = |name: &String| {
         let plain = name.trim_start_matches(['<', '&', '[']);
         !name.is_empty() && !noise.iter().any(|prefix| plain.starts_with(prefix)) && !name.contains("swift:model/")

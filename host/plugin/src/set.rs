@@ -40,7 +40,8 @@ impl PluginSet {
     /// # Errors
     /// When a given plugin cannot be loaded. An installed one that cannot is a problem, see [`PluginSet::problems`].
     pub fn new(host: Arc<PluginHost>, given: &[PathBuf], folders: &[PathBuf]) -> Result<Self> {
-        let mut set = Self { host, given: Vec::new(), installed: Vec::new(), built_in: OnceLock::new(), problems: Vec::new() };
+        let mut set =
+            Self { host, given: Vec::new(), installed: Vec::new(), built_in: OnceLock::new(), problems: Vec::new() };
         for path in given {
             let plugin = set.host.load(path)?;
             add(&mut set.given, plugin);
@@ -160,8 +161,10 @@ fn describe(config: &str) -> Result<String> {
     let model_type = map.get("model_type").and_then(|value| value.as_str());
     let architectures = map.get("architectures").and_then(|value| value.as_array());
     let architectures: Vec<&str> = architectures.into_iter().flatten().filter_map(|value| value.as_str()).collect();
-    let model_type = model_type.map_or_else(|| "no model_type".into(), |name| format!("model_type {}", clean(name, 100)));
-    let architectures = if architectures.is_empty() { "no architectures".into() } else { clean(&architectures.join(", "), 300) };
+    let model_type =
+        model_type.map_or_else(|| "no model_type".into(), |name| format!("model_type {}", clean(name, 100)));
+    let architectures =
+        if architectures.is_empty() { "no architectures".into() } else { clean(&architectures.join(", "), 300) };
     Ok(format!("{model_type}, {architectures}"))
 }
 

@@ -17,7 +17,11 @@ fn host() -> Arc<PluginHost> {
 }
 
 fn checkpoint() -> TableCheckpoint {
-    let tensors = [("embed.weight", vec![8, 4]), ("layers.0.self_attn.k_proj.weight", vec![6, 4]), ("model.q_proj.weight", vec![4, 4])];
+    let tensors = [
+        ("embed.weight", vec![8, 4]),
+        ("layers.0.self_attn.k_proj.weight", vec![6, 4]),
+        ("model.q_proj.weight", vec![4, 4]),
+    ];
     let info = |shape| TensorInfo { shape, dtype: StorageType::F32 };
     TableCheckpoint(tensors.into_iter().map(|(name, shape)| (name.to_owned(), info(shape))).collect())
 }
@@ -120,7 +124,10 @@ fn what_is_no_plugin_is_refused() {
     let whole = std::fs::read(dist("qwen3.wasm")).unwrap();
     for kept in [0, 3, 8, 9, 100, whole.len() / 2, whole.len() - 1] {
         let error = host().load_bytes("example", None, &whole[..kept]).unwrap_err();
-        assert!(matches!(error, PluginError::NotAComponent { .. } | PluginError::NoModelFamily { .. }), "{kept}: {error:?}");
+        assert!(
+            matches!(error, PluginError::NotAComponent { .. } | PluginError::NoModelFamily { .. }),
+            "{kept}: {error:?}"
+        );
     }
     let missing = host().load(&dist("absent.wasm")).unwrap_err();
     assert!(matches!(&missing, PluginError::Read { path, .. } if path.ends_with("absent.wasm")), "{missing:?}");

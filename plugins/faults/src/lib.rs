@@ -9,9 +9,7 @@ impl ModelFamily for Faults {
     const ARCHITECTURES: &'static [&'static str] = &[];
 
     fn build(g: &Graph, config: &Config) -> Result<()> {
-        let fault = config
-            .optional_text("fault")?
-            .unwrap_or_else(|| "none".into());
+        let fault = config.optional_text("fault")?.unwrap_or_else(|| "none".into());
         let (tokens, _) = g.text();
         let (x, table) = g.embed("embed", tokens, 8, 4);
         match fault.as_str() {
@@ -42,14 +40,10 @@ impl ModelFamily for Faults {
             }
             "no-output" => return Ok(()),
             "error" => {
-                return Err(Error::new(
-                    "config.json: `heads` is 3, which does not divide the width of 64",
-                ));
+                return Err(Error::new("config.json: `heads` is 3, which does not divide the width of 64"));
             }
             "control" => {
-                return Err(Error::new(
-                    "\u{1b}[2Jgone\u{202e}\u{7}\r\nand a second line",
-                ));
+                return Err(Error::new("\u{1b}[2Jgone\u{202e}\u{7}\r\nand a second line"));
             }
             "long" => return Err(Error::new("long ".repeat(20_000))),
             other => return Err(config.refuse("fault", &format!("there is no fault `{other}`"))),
@@ -79,11 +73,7 @@ fn hoard() {
 #[inline(never)]
 fn descend(depth: u64) -> u64 {
     let space = std::hint::black_box([depth; 64]);
-    if std::hint::black_box(true) {
-        descend(depth + 1) + space[3]
-    } else {
-        space[0]
-    }
+    if std::hint::black_box(true) { descend(depth + 1) + space[3] } else { space[0] }
 }
 
 export_family!(Faults);

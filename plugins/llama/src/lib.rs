@@ -26,11 +26,7 @@ impl Model {
     fn read(config: &Config) -> Result<Self> {
         // Only Mistral has a window, and only Llama has biases.
         let mistral = config.optional_text("model_type")?.as_deref() == Some("mistral");
-        config.refuse_all_but(if mistral {
-            &["sliding_window"]
-        } else {
-            &["attention_bias", "mlp_bias"]
-        })?;
+        config.refuse_all_but(if mistral { &["sliding_window"] } else { &["attention_bias", "mlp_bias"] })?;
         let window = match config.optional_size("sliding_window")? {
             // A Mistral config from before the key existed means 4096; null means none.
             None if mistral && !config.has("sliding_window") => Some(4096),
@@ -57,39 +53,21 @@ impl Model {
     }
 
     fn attention<'g>(&self, g: &'g Graph, x: Tensor<'g>, positions: Tensor<'g>) -> Tensor<'g> {
-        let (heads, key_heads, dim, bias) = (
-            self.heads,
-            self.key_heads,
-            self.head_dim,
-            self.attention_bias,
-        );
-        let q = g
-            .linear("q_proj", x, heads * dim, bias)
-            .reshape(&[heads, dim]);
-        let k = g
-            .linear("k_proj", x, key_heads * dim, bias)
-            .reshape(&[key_heads, dim]);
-        let v = g
-            .linear("v_proj", x, key_heads * dim, bias)
-            .reshape(&[key_heads, dim]);
+        let (heads, key_heads, dim, bias) = (self.heads, self.key_heads, self.head_dim, self.attention_bias);
+        let q = g.linear("q_proj", x, heads * dim, bias).reshape(&[heads, dim]);
+        let k = g.linear("k_proj", x, key_heads * dim, bias).reshape(&[key_heads, dim]);
+        let v = g.linear("v_proj", x, key_heads * dim, bias).reshape(&[key_heads, dim]);
         let (q, k) = (q.rope(positions, &self.rope), k.rope(positions, &self.rope));
         let mask = g.causal_mask(self.window);
         let scale = 1.0 / f64::from(dim).sqrt();
-        let mixed = g
-            .attention(q, k, v, mask, scale as f32)
-            .reshape(&[heads * dim]);
+        let mixed = g.attention(q, k, v, mask, scale as f32).reshape(&[heads * dim]);
         g.linear("o_proj", mixed, self.width, bias)
     }
 
     fn mlp<'g>(&self, g: &'g Graph, x: Tensor<'g>) -> Tensor<'g> {
         let gate = g.linear("gate_proj", x, self.intermediate, self.mlp_bias);
         let up = g.linear("up_proj", x, self.intermediate, self.mlp_bias);
-        g.linear(
-            "down_proj",
-            gate.glu(up, self.activation),
-            self.width,
-            self.mlp_bias,
-        )
+        g.linear("down_proj", gate.glu(up, self.activation), self.width, self.mlp_bias)
     }
 
     fn block<'g>(&self, g: &'g Graph, x: Tensor<'g>, positions: Tensor<'g>) -> Tensor<'g> {

@@ -1,9 +1,7 @@
 //! Qwen2 and Qwen2.5 dense: grouped-query attention with biases on query, key and value, SwiGLU, RMS norms before each
 //! half of a block. The mathematics of Hugging Face's `Qwen2ForCausalLM`.
 
-use swift_sdk::{
-    Config, Graph, ModelFamily, Result, Rope, Tensor, attention_windows, export_family,
-};
+use swift_sdk::{Config, Graph, ModelFamily, Result, Rope, Tensor, attention_windows, export_family};
 
 struct Qwen2;
 
@@ -25,10 +23,7 @@ struct Model {
 impl Model {
     fn read(config: &Config) -> Result<Self> {
         config.refuse_all_but(&["layer_types", "sliding_window", "use_sliding_window"])?;
-        let (heads, layers) = (
-            config.size("num_attention_heads")?,
-            config.size("num_hidden_layers")?,
-        );
+        let (heads, layers) = (config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
         let width = config.size("hidden_size")?;
         let head_dim = config.size_or("head_dim", width / heads)?;
         Ok(Self {
@@ -46,50 +41,25 @@ impl Model {
         })
     }
 
-    fn attention<'g>(
-        &self,
-        g: &'g Graph,
-        x: Tensor<'g>,
-        positions: Tensor<'g>,
-        layer: u32,
-    ) -> Tensor<'g> {
+    fn attention<'g>(&self, g: &'g Graph, x: Tensor<'g>, positions: Tensor<'g>, layer: u32) -> Tensor<'g> {
         let (heads, key_heads, dim) = (self.heads, self.key_heads, self.head_dim);
-        let q = g
-            .linear("q_proj", x, heads * dim, true)
-            .reshape(&[heads, dim]);
-        let k = g
-            .linear("k_proj", x, key_heads * dim, true)
-            .reshape(&[key_heads, dim]);
-        let v = g
-            .linear("v_proj", x, key_heads * dim, true)
-            .reshape(&[key_heads, dim]);
+        let q = g.linear("q_proj", x, heads * dim, true).reshape(&[heads, dim]);
+        let k = g.linear("k_proj", x, key_heads * dim, true).reshape(&[key_heads, dim]);
+        let v = g.linear("v_proj", x, key_heads * dim, true).reshape(&[key_heads, dim]);
         let (q, k) = (q.rope(positions, &self.rope), k.rope(positions, &self.rope));
         let mask = g.causal_mask(self.windows[layer as usize]);
         let scale = 1.0 / f64::from(dim).sqrt();
-        let mixed = g
-            .attention(q, k, v, mask, scale as f32)
-            .reshape(&[heads * dim]);
+        let mixed = g.attention(q, k, v, mask, scale as f32).reshape(&[heads * dim]);
         g.linear("o_proj", mixed, self.width, false)
     }
 
     fn mlp<'g>(&self, g: &'g Graph, x: Tensor<'g>) -> Tensor<'g> {
         let gate = g.linear("gate_proj", x, self.intermediate, false);
         let up = g.linear("up_proj", x, self.intermediate, false);
-        g.linear(
-            "down_proj",
-            gate.glu(up, self.activation),
-            self.width,
-            false,
-        )
+        g.linear("down_proj", gate.glu(up, self.activation), self.width, false)
     }
 
-    fn block<'g>(
-        &self,
-        g: &'g Graph,
-        x: Tensor<'g>,
-        positions: Tensor<'g>,
-        layer: u32,
-    ) -> Tensor<'g> {
+    fn block<'g>(&self, g: &'g Graph, x: Tensor<'g>, positions: Tensor<'g>, layer: u32) -> Tensor<'g> {
         let normed = g.rms_norm("input_layernorm", x, self.eps);
         let x = x + g.scope("self_attn", |g| self.attention(g, normed, positions, layer));
         let normed = g.rms_norm("post_attention_layernorm", x, self.eps);

@@ -202,7 +202,11 @@ pub fn first_difference(before: &str, after: &str) -> Option<String> {
         match (before.next(), after.next()) {
             (None, None) => break,
             (old, new) if old != new => {
-                return Some(format!("line {number} was `{}` and is `{}`", old.unwrap_or("(end)"), new.unwrap_or("(end)")));
+                return Some(format!(
+                    "line {number} was `{}` and is `{}`",
+                    old.unwrap_or("(end)"),
+                    new.unwrap_or("(end)")
+                ));
             }
             _ => {}
         }

@@ -44,16 +44,9 @@ fn a_trace_is_cheap_and_always_the_same() {
 
 /// What the plugin says of the case's config with `key` set to `value`.
 fn declined(plugin: &ModelPlugin, case: &Case, key: &str, value: &str) -> String {
-    let config = case.config.replacen('{', &format!("{{ \"{key}\": {value},"), 1);
-    // The reader takes the last of two equal keys, so an existing one has to go.
-    let lines: Vec<&str> = config.lines().collect();
-    let config = lines
-        .iter()
-        .enumerate()
-        .filter(|(number, line)| *number == 0 || !line.trim_start().starts_with(&format!("\"{key}\":")))
-        .map(|(_, line)| *line)
-        .collect::<Vec<_>>()
-        .join("\n");
+    let mut config: serde_json::Value = serde_json::from_str(&case.config).unwrap();
+    config[key] = serde_json::from_str(value).unwrap();
+    let config = config.to_string();
     match plugin.trace(&config, "causal-lm", &case.checkpoint()) {
         Err(PluginError::Declined { message, .. }) => message,
         other => panic!("`{key}` = {value} was not declined: {other:?}"),
@@ -63,9 +56,22 @@ fn declined(plugin: &ModelPlugin, case: &Case, key: &str, value: &str) -> String
 #[test]
 fn nothing_that_changes_the_model_is_ignored() {
     for (name, case, changes) in [
-        ("qwen3", "plain", &[("quantization_config", "{\"bits\": 4}"), ("hidden_act", "\"quick_gelu\""), ("attention_dropout", "0.1")][..]),
+        (
+            "qwen3",
+            "plain",
+            &[("quantization_config", "{\"bits\": 4}"), ("hidden_act", "\"quick_gelu\""), ("attention_dropout", "0.1")]
+                [..],
+        ),
         ("qwen2", "plain", &[("layer_types", "[\"linear_attention\", \"full_attention\"]"), ("num_experts", "8")]),
-        ("llama", "llama2", &[("sliding_window", "8"), ("rope_scaling", "{\"rope_type\": \"longrope\", \"factor\": 2.0}"), ("logits_scaling", "8.0")]),
+        (
+            "llama",
+            "llama2",
+            &[
+                ("sliding_window", "8"),
+                ("rope_scaling", "{\"rope_type\": \"longrope\", \"factor\": 2.0}"),
+                ("logits_scaling", "8.0"),
+            ],
+        ),
         ("llama", "mistral", &[("attention_bias", "true"), ("attn_logit_softcapping", "30.0")]),
     ] {
         let (plugin, case) = (plugin(name), Case::read(family(name).join(case)));
@@ -89,7 +95,9 @@ fn errors_name_what_the_config_lacks() {
         "config.json: `num_attention_heads` is missing, a positive whole number is needed"
     );
     match plugin.trace(&case.config, "embedding", &case.checkpoint()) {
-        Err(PluginError::Declined { message, .. }) => assert_eq!(message, "the task `embedding` is not built; this family builds causal-lm"),
+        Err(PluginError::Declined { message, .. }) => {
+            assert_eq!(message, "the task `embedding` is not built; this family builds causal-lm")
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -116,4 +124,14 @@ fn a_config_is_claimed_by_type_or_else_by_architecture() {
     assert_eq!(claims(r#"{"architectures": ["LlamaForCausalLM"]}"#).as_deref(), Some("llama"));
     assert_eq!(claims(r#"{"model_type": "qwen3", "architectures": ["LlamaForCausalLM"]}"#), None);
     assert_eq!(claims("not JSON"), None);
+}
+
+#[test]
+fn manifests_say_what_the_components_are() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../plugins/{name}/plugin.toml"));
+        let manifest = std::fs::read_to_string(manifest).unwrap();
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        assert!(manifest.contains(&format!("contract = \"{}\"", plugin(name).contract())), "{name}");
+    }
 }

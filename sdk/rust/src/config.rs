@@ -115,14 +115,8 @@ impl Config {
     /// When it is not a JSON object; with the line.
     pub fn parse(text: &str) -> Result<Self> {
         match Json::parse(text) {
-            Ok(Json::Object(entries)) => Ok(Self {
-                entries,
-                path: String::new(),
-            }),
-            Ok(other) => Err(Error(format!(
-                "config.json: {} stands where an object is needed",
-                other.show()
-            ))),
+            Ok(Json::Object(entries)) => Ok(Self { entries, path: String::new() }),
+            Ok(other) => Err(Error(format!("config.json: {} stands where an object is needed", other.show()))),
             Err(error) => Err(Error(format!("config.json: {error}"))),
         }
     }
@@ -139,11 +133,7 @@ impl Config {
 
     fn entry(&self, key: &str) -> Option<&Json> {
         // As in Python, the last of two equal keys counts.
-        self.entries
-            .iter()
-            .rev()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
+        self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
     /// The value of a key; null counts as absent.
@@ -152,18 +142,11 @@ impl Config {
     }
 
     fn wrong(&self, key: &str, value: &Json, needed: &str) -> Error {
-        Error(format!(
-            "config.json: `{}{key}` is {}, {needed} is needed",
-            self.path,
-            value.show()
-        ))
+        Error(format!("config.json: `{}{key}` is {}, {needed} is needed", self.path, value.show()))
     }
 
     fn missing(&self, key: &str, needed: &str) -> Error {
-        Error(format!(
-            "config.json: `{}{key}` is missing, {needed} is needed",
-            self.path
-        ))
+        Error(format!("config.json: `{}{key}` is missing, {needed} is needed", self.path))
     }
 
     /// A positive whole number: a width, a count.
@@ -171,8 +154,7 @@ impl Config {
     /// # Errors
     /// When the key is absent, null or something else.
     pub fn size(&self, key: &str) -> Result<u32> {
-        self.optional_size(key)?
-            .ok_or_else(|| self.missing(key, SIZE))
+        self.optional_size(key)?.ok_or_else(|| self.missing(key, SIZE))
     }
 
     /// As [`Config::size`], with a value for an absent or null key.
@@ -193,12 +175,7 @@ impl Config {
         };
         let size = match value {
             // `8192.0` is how some tools write a whole number.
-            Json::Number(text) => text
-                .strip_suffix(".0")
-                .unwrap_or(text)
-                .parse::<u32>()
-                .ok()
-                .filter(|&size| size > 0),
+            Json::Number(text) => text.strip_suffix(".0").unwrap_or(text).parse::<u32>().ok().filter(|&size| size > 0),
             _ => None,
         };
         size.map(Some).ok_or_else(|| self.wrong(key, value, SIZE))
@@ -209,8 +186,7 @@ impl Config {
     /// # Errors
     /// When the key is absent, null or something else.
     pub fn number(&self, key: &str) -> Result<f64> {
-        self.optional_number(key)?
-            .ok_or_else(|| self.missing(key, NUMBER))
+        self.optional_number(key)?.ok_or_else(|| self.missing(key, NUMBER))
     }
 
     /// As [`Config::number`], with a value for an absent or null key.
@@ -233,9 +209,7 @@ impl Config {
             Json::Number(text) => number::parse(text),
             _ => None,
         };
-        number
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, value, NUMBER))
+        number.map(Some).ok_or_else(|| self.wrong(key, value, NUMBER))
     }
 
     /// true or false, with a value for an absent or null key.
@@ -288,9 +262,7 @@ impl Config {
                 .collect(),
             _ => None,
         };
-        texts
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, value, "a list of texts"))
+        texts.map(Some).ok_or_else(|| self.wrong(key, value, "a list of texts"))
     }
 
     /// An object inside this one, `None` for an absent, null or empty one.
@@ -301,10 +273,9 @@ impl Config {
         match self.value(key) {
             None => Ok(None),
             Some(Json::Object(entries)) if entries.is_empty() => Ok(None),
-            Some(Json::Object(entries)) => Ok(Some(Self {
-                entries: entries.clone(),
-                path: format!("{}{key}.", self.path),
-            })),
+            Some(Json::Object(entries)) => {
+                Ok(Some(Self { entries: entries.clone(), path: format!("{}{key}.", self.path) }))
+            }
             Some(value) => Err(self.wrong(key, value, "an object")),
         }
     }
@@ -340,10 +311,7 @@ impl Config {
     /// Names the key and its value.
     pub fn refuse_all_but(&self, built: &[&str]) -> Result<()> {
         for (key, value) in &self.entries {
-            if CHANGES_THE_MODEL.contains(&key.as_str())
-                && !built.contains(&key.as_str())
-                && !is_neutral(key, value)
-            {
+            if CHANGES_THE_MODEL.contains(&key.as_str()) && !built.contains(&key.as_str()) && !is_neutral(key, value) {
                 return Err(Error(format!(
                     "config.json: `{}{key}` is {}, which changes the model in a way that this plugin does not build",
                     self.path,
@@ -357,10 +325,7 @@ impl Config {
     /// An error about this key: `config.json: ` key ` is ` value `, ` what.
     pub fn refuse(&self, key: &str, what: &str) -> Error {
         let shown = self.entry(key).map_or_else(|| "missing".into(), Json::show);
-        Error(format!(
-            "config.json: `{}{key}` is {shown}, {what}",
-            self.path
-        ))
+        Error(format!("config.json: `{}{key}` is {shown}, {what}", self.path))
     }
 
     /// Whether the value of `key` is itself an object.
@@ -373,8 +338,7 @@ const SIZE: &str = "a positive whole number";
 const NUMBER: &str = "a number";
 
 fn is_neutral(key: &str, value: &Json) -> bool {
-    let multiplier =
-        key.ends_with("multiplier") || key.starts_with("logit") || key.starts_with("scale_");
+    let multiplier = key.ends_with("multiplier") || key.starts_with("logit") || key.starts_with("scale_");
     let stands_at = |neutral: f64| match value {
         Json::Number(text) => number::parse(text) == Some(neutral),
         _ => false,
@@ -382,14 +346,10 @@ fn is_neutral(key: &str, value: &Json) -> bool {
     match value {
         Json::Null | Json::Flag(false) => true,
         Json::Flag(true) => false,
-        Json::Number(_) if key == "partial_rotary_factor" || key == "rotary_pct" || multiplier => {
-            stands_at(1.0)
-        }
+        Json::Number(_) if key == "partial_rotary_factor" || key == "rotary_pct" || multiplier => stands_at(1.0),
         Json::Number(_) => stands_at(0.0),
         Json::Text(text) => text.is_empty(),
-        Json::List(items) => items
-            .iter()
-            .all(|item| *item == Json::Text("full_attention".into())),
+        Json::List(items) => items.iter().all(|item| *item == Json::Text("full_attention".into())),
         Json::Object(entries) => entries.is_empty(),
     }
 }
@@ -404,14 +364,9 @@ mod tests {
 
     #[test]
     fn errors_name_key_value_and_need() {
-        let c = config(
-            r#"{"a": "x", "n": null, "z": 0, "b": {"factor": true}, "big": 5000000000, "w": 8192.0}"#,
-        );
+        let c = config(r#"{"a": "x", "n": null, "z": 0, "b": {"factor": true}, "big": 5000000000, "w": 8192.0}"#);
         let message = |error: Error| error.to_string();
-        assert_eq!(
-            message(c.size("a").unwrap_err()),
-            "config.json: `a` is \"x\", a positive whole number is needed"
-        );
+        assert_eq!(message(c.size("a").unwrap_err()), "config.json: `a` is \"x\", a positive whole number is needed");
         assert_eq!(
             message(c.size("hidden_size").unwrap_err()),
             "config.json: `hidden_size` is missing, a positive whole number is needed"
@@ -420,10 +375,7 @@ mod tests {
         assert_eq!(c.size("w"), Ok(8192));
         assert_eq!(c.size_or("n", 7), Ok(7));
         let inner = c.section("b").unwrap().unwrap();
-        assert_eq!(
-            message(inner.number("factor").unwrap_err()),
-            "config.json: `b.factor` is true, a number is needed"
-        );
+        assert_eq!(message(inner.number("factor").unwrap_err()), "config.json: `b.factor` is true, a number is needed");
     }
 
     #[test]
@@ -432,18 +384,12 @@ mod tests {
             "layer_types": ["full_attention"], "partial_rotary_factor": 1.0, "hidden_size": 64}"#;
         assert_eq!(config(neutral).refuse_all_but(&[]), Ok(()));
         for (text, key) in [
-            (
-                r#"{"quantization_config": {"bits": 4}}"#,
-                "quantization_config",
-            ),
+            (r#"{"quantization_config": {"bits": 4}}"#, "quantization_config"),
             (r#"{"attention_bias": true}"#, "attention_bias"),
             (r#"{"sliding_window": 4096}"#, "sliding_window"),
             (r#"{"logits_scaling": 8.0}"#, "logits_scaling"),
             (r#"{"attention_dropout": 0.1}"#, "attention_dropout"),
-            (
-                r#"{"layer_types": ["full_attention", "sliding_attention"]}"#,
-                "layer_types",
-            ),
+            (r#"{"layer_types": ["full_attention", "sliding_attention"]}"#, "layer_types"),
             (r#"{"partial_rotary_factor": 0.5}"#, "partial_rotary_factor"),
         ] {
             let error = config(text).refuse_all_but(&[]).unwrap_err().to_string();
@@ -455,13 +401,8 @@ mod tests {
     #[test]
     fn activations_have_the_hosts_names() {
         assert_eq!(config("{}").activation("hidden_act"), Ok("silu"));
-        assert_eq!(
-            config(r#"{"hidden_act": "gelu_pytorch_tanh"}"#).activation("hidden_act"),
-            Ok("gelu-tanh")
-        );
-        let error = config(r#"{"hidden_act": "quick_gelu"}"#)
-            .activation("hidden_act")
-            .unwrap_err();
+        assert_eq!(config(r#"{"hidden_act": "gelu_pytorch_tanh"}"#).activation("hidden_act"), Ok("gelu-tanh"));
+        let error = config(r#"{"hidden_act": "quick_gelu"}"#).activation("hidden_act").unwrap_err();
         assert!(error.to_string().contains("\"quick_gelu\""));
     }
 }

@@ -26,10 +26,7 @@ pub struct Tensor<'g> {
 
 impl<'a> Graph<'a> {
     pub(crate) fn new(builder: &'a Builder) -> Self {
-        Self {
-            builder,
-            path: RefCell::new(String::new()),
-        }
+        Self { builder, path: RefCell::new(String::new()) }
     }
 
     fn tensor(&self, value: Value) -> Tensor<'_> {
@@ -41,10 +38,7 @@ impl<'a> Graph<'a> {
     /// The inputs of a language model: tokens `[rows]` and positions `[rows]`, both int32, of the stream "text".
     pub fn text(&self) -> (Tensor<'_>, Tensor<'_>) {
         let rows = self.builder.rows("text");
-        (
-            self.input("tokens", rows, Dtype::Int32, &[]),
-            self.input("positions", rows, Dtype::Int32, &[]),
-        )
+        (self.input("tokens", rows, Dtype::Int32, &[]), self.input("positions", rows, Dtype::Int32, &[]))
     }
 
     /// The row stream of this name.
@@ -80,11 +74,7 @@ impl<'a> Graph<'a> {
     /// The checkpoint name of `name` in the current scope.
     fn full(&self, name: impl Display) -> String {
         let path = self.path.borrow();
-        if path.is_empty() {
-            name.to_string()
-        } else {
-            format!("{path}.{name}")
-        }
+        if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
     }
 
     /// Publishes a result: "hidden", "logits".
@@ -117,13 +107,7 @@ impl<'a> Graph<'a> {
     // -- layers ----------------------------------------------------------------------------------------
 
     /// An embedding `name` with weight `[vocabulary, width]`: `[rows]` -> `[rows, width]`, and its table for a tied head.
-    pub fn embed(
-        &self,
-        name: &str,
-        ids: Tensor<'_>,
-        vocabulary: u32,
-        width: u32,
-    ) -> (Tensor<'_>, Param) {
+    pub fn embed(&self, name: &str, ids: Tensor<'_>, vocabulary: u32, width: u32) -> (Tensor<'_>, Param) {
         let table = self.parameter(&format!("{name}.weight"), &[vocabulary, width]);
         (self.tensor(self.builder.embed(ids.value, table)), table)
     }
@@ -165,22 +149,12 @@ impl<'a> Graph<'a> {
     ///
     /// # Errors
     /// When `tie_word_embeddings` is not true or false.
-    pub fn head_table(
-        &self,
-        config: &Config,
-        embedding: Param,
-        vocabulary: u32,
-        width: u32,
-    ) -> Result<Param> {
+    pub fn head_table(&self, config: &Config, embedding: Param, vocabulary: u32, width: u32) -> Result<Param> {
         let tied = match config.optional_flag("tie_word_embeddings")? {
             Some(tied) => tied,
             None => !self.has("lm_head.weight"),
         };
-        Ok(if tied {
-            embedding
-        } else {
-            self.parameter("lm_head.weight", &[vocabulary, width])
-        })
+        Ok(if tied { embedding } else { self.parameter("lm_head.weight", &[vocabulary, width]) })
     }
 
     // -- attention -------------------------------------------------------------------------------------
@@ -199,18 +173,8 @@ impl<'a> Graph<'a> {
     }
 
     /// q `[rows, hq, d]`, k `[rows, hk, d]`, v `[rows, hk, dv]` -> `[rows, hq, dv]`; hk divides hq.
-    pub fn attention(
-        &self,
-        q: Tensor<'_>,
-        k: Tensor<'_>,
-        v: Tensor<'_>,
-        mask: Mask,
-        scale: f32,
-    ) -> Tensor<'_> {
-        self.tensor(
-            self.builder
-                .attention(q.value, k.value, v.value, mask, scale, &[]),
-        )
+    pub fn attention(&self, q: Tensor<'_>, k: Tensor<'_>, v: Tensor<'_>, mask: Mask, scale: f32) -> Tensor<'_> {
+        self.tensor(self.builder.attention(q.value, k.value, v.value, mask, scale, &[]))
     }
 
     /// A number as a value.
@@ -227,10 +191,7 @@ impl<'a> Graph<'a> {
 
 impl<'g> Tensor<'g> {
     fn make(self, value: Value) -> Self {
-        Self {
-            graph: self.graph,
-            value,
-        }
+        Self { graph: self.graph, value }
     }
 
     /// The axes after the rows.
@@ -250,13 +211,7 @@ impl<'g> Tensor<'g> {
 
     /// Rotates heads `[rows, heads, d]` by positions `[rows]`.
     pub fn rope(self, positions: Tensor<'_>, rope: &Rope) -> Self {
-        self.make(self.graph.builder.rope(
-            self.value,
-            positions.value,
-            rope.dims,
-            rope.theta,
-            &rope.options,
-        ))
+        self.make(self.graph.builder.rope(self.value, positions.value, rope.dims, rope.theta, &rope.options))
     }
 
     /// activation(self) * up; see the contract's `unary` for the names.
@@ -286,12 +241,7 @@ impl<'g> Tensor<'g> {
 
     /// Pieces of these sizes along tail axis `axis`.
     pub fn split(self, axis: u32, sizes: &[u32]) -> Vec<Self> {
-        self.graph
-            .builder
-            .split(self.value, axis, sizes)
-            .into_iter()
-            .map(|value| self.make(value))
-            .collect()
+        self.graph.builder.split(self.value, axis, sizes).into_iter().map(|value| self.make(value)).collect()
     }
 }
 

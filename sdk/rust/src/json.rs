@@ -169,7 +169,9 @@ impl Reader<'_> {
     /// The four digits after `\u`, and the second half of a surrogate pair.
     fn unicode(&mut self) -> Result<char, String> {
         let first = self.hex()?;
-        let code = if (0xd800..0xdc00).contains(&first) && self.text.get(self.at..).is_some_and(|rest| rest.starts_with("\\u")) {
+        let code = if (0xd800..0xdc00).contains(&first)
+            && self.text.get(self.at..).is_some_and(|rest| rest.starts_with("\\u"))
+        {
             self.at += 2;
             let second = self.hex()?;
             0x10000 + ((first - 0xd800) << 10) + second.wrapping_sub(0xdc00) % 0x400
@@ -180,10 +182,7 @@ impl Reader<'_> {
     }
 
     fn hex(&mut self) -> Result<u32, String> {
-        let digits = self
-            .text
-            .get(self.at..self.at + 4)
-            .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let digits = self.text.get(self.at..self.at + 4).and_then(|digits| u32::from_str_radix(digits, 16).ok());
         self.at += 4;
         digits.ok_or_else(|| "`\\u` without four digits".to_owned())
     }
@@ -214,50 +213,23 @@ mod tests {
     fn reads_what_a_config_holds() {
         let text = r#" {"a": [1, -2.5e-3, Infinity], "b": {"c": "x\n\u00e9\ud83d\ude00\"", "d": null}, "e": true} "#;
         let value = Json::parse(text).unwrap();
-        let Json::Object(entries) = value else {
-            panic!("an object")
-        };
+        let Json::Object(entries) = value else { panic!("an object") };
         let numbers = ["1", "-2.5e-3", "Infinity"].map(|n| Json::Number(n.into()));
         assert_eq!(entries[0], ("a".into(), Json::List(numbers.into())));
         assert_eq!(
             entries[1].1,
-            Json::Object(vec![
-                ("c".into(), Json::Text("x\né😀\"".into())),
-                ("d".into(), Json::Null)
-            ])
+            Json::Object(vec![("c".into(), Json::Text("x\né😀\"".into())), ("d".into(), Json::Null)])
         );
         assert_eq!(entries[2].1, Json::Flag(true));
     }
 
     #[test]
     fn errors_name_the_line() {
-        assert_eq!(
-            Json::parse("{\n\"a\": 1\n\"b\": 2}").unwrap_err(),
-            "line 3: `,` or `}` is missing"
-        );
-        assert_eq!(
-            Json::parse("{\"a\": nul}").unwrap_err(),
-            "line 1: not a JSON value"
-        );
-        assert_eq!(
-            Json::parse("[1] 2").unwrap_err(),
-            "line 1: something follows the end of the document"
-        );
-        assert_eq!(
-            Json::parse(&"[".repeat(100)).unwrap_err(),
-            "line 1: nested too deep"
-        );
-        for broken in [
-            "",
-            "{",
-            "[1,",
-            "\"a",
-            "\"\\u12\"",
-            "{\"a\" 1}",
-            "{1: 2}",
-            "\"\\",
-            "\"\\ué000\"",
-        ] {
+        assert_eq!(Json::parse("{\n\"a\": 1\n\"b\": 2}").unwrap_err(), "line 3: `,` or `}` is missing");
+        assert_eq!(Json::parse("{\"a\": nul}").unwrap_err(), "line 1: not a JSON value");
+        assert_eq!(Json::parse("[1] 2").unwrap_err(), "line 1: something follows the end of the document");
+        assert_eq!(Json::parse(&"[".repeat(100)).unwrap_err(), "line 1: nested too deep");
+        for broken in ["", "{", "[1,", "\"a", "\"\\u12\"", "{\"a\" 1}", "{1: 2}", "\"\\", "\"\\ué000\""] {
             assert!(Json::parse(broken).is_err(), "{broken}");
         }
     }

@@ -42,13 +42,7 @@ pub use windows::attention_windows;
 
 #[doc(hidden)]
 pub mod bindings {
-    #![allow(
-        missing_docs,
-        unsafe_code,
-        clippy::all,
-        unreachable_pub,
-        unused_qualifications
-    )]
+    #![allow(missing_docs, unsafe_code, clippy::all, unreachable_pub, unused_qualifications)]
     wit_bindgen::generate!({
         path: "../../wit/model",
         world: "model-adapter",
@@ -111,9 +105,7 @@ pub mod runtime {
     /// Without a hook a panic would be a bare `unreachable`: there is no standard error stream.
     fn install_panic_hook() {
         std::panic::set_hook(Box::new(|info| {
-            let place = info
-                .location()
-                .map_or_else(String::new, |at| format!("{}:{}: ", at.file(), at.line()));
+            let place = info.location().map_or_else(String::new, |at| format!("{}:{}: ", at.file(), at.line()));
             let message = info.payload_as_str().unwrap_or("panic without a message");
             graph::abort(&format!("{place}{message}"));
         }));
@@ -123,30 +115,19 @@ pub mod runtime {
         install_panic_hook();
         let config = Config::parse(config).ok()?;
         match config.optional_text("model_type").ok()? {
-            Some(model_type) => F::MODEL_TYPES
-                .contains(&model_type.as_str())
-                .then_some(model_type),
+            Some(model_type) => F::MODEL_TYPES.contains(&model_type.as_str()).then_some(model_type),
             None => {
                 let named = config.texts("architectures").ok()??;
-                let claimed = named
-                    .iter()
-                    .any(|name| F::ARCHITECTURES.contains(&name.as_str()));
+                let claimed = named.iter().any(|name| F::ARCHITECTURES.contains(&name.as_str()));
                 claimed.then(|| F::MODEL_TYPES[0].to_owned())
             }
         }
     }
 
-    pub fn build<F: ModelFamily>(
-        config: &str,
-        task: &str,
-        builder: &graph::Builder,
-    ) -> Result<(), String> {
+    pub fn build<F: ModelFamily>(config: &str, task: &str, builder: &graph::Builder) -> Result<(), String> {
         install_panic_hook();
         if !F::TASKS.contains(&task) {
-            return Err(format!(
-                "the task `{task}` is not built; this family builds {}",
-                F::TASKS.join(", ")
-            ));
+            return Err(format!("the task `{task}` is not built; this family builds {}", F::TASKS.join(", ")));
         }
         let config = Config::parse(config).map_err(|error| error.to_string())?;
         F::build(&Graph::new(builder), &config).map_err(|error| error.to_string())

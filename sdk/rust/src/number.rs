@@ -83,10 +83,14 @@ mod tests {
 
     #[test]
     fn rounds_like_the_standard_library() {
-        let mut texts: Vec<String> = ["0", "-0", "0.0", "1", "1e-6", "1E-05", "1e+3", "500000.0", "0.1", "0.30000000000000004"]
-            .map(String::from)
-            .into();
-        texts.extend(["1.2079441541679836", "9007199254740993", "18014398509481985", "1e27", "1e-27", "9999999999999999999"].map(String::from));
+        let mut texts: Vec<String> =
+            ["0", "-0", "0.0", "1", "1e-6", "1E-05", "1e+3", "500000.0", "0.1", "0.30000000000000004"]
+                .map(String::from)
+                .into();
+        texts.extend(
+            ["1.2079441541679836", "9007199254740993", "18014398509481985", "1e27", "1e-27", "9999999999999999999"]
+                .map(String::from),
+        );
         // Shortest texts of many values of every size in reach.
         let mut state = 88_172_645_463_325_252u64;
         for _ in 0..20_000 {
@@ -105,10 +109,26 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_round() {
-        for text in ["", "-", "1.", ".5", "1e", "1e+", "0x10", "NaN", "Infinity", "1e28", "1e-40", "1.00000000000000000001", "1_000"] {
+        for text in [
+            "",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "1e+",
+            "0x10",
+            "NaN",
+            "Infinity",
+            "1e28",
+            "1e-40",
+            "1.00000000000000000001",
+            "1_000",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
-        for (text, number) in [("NaN", true), ("-Infinity", true), ("1e400", true), ("1.", false), ("nul", false), ("--1", false)] {
+        for (text, number) in
+            [("NaN", true), ("-Infinity", true), ("1e400", true), ("1.", false), ("nul", false), ("--1", false)]
+        {
             assert_eq!(is_number(text), number, "{text}");
         }
     }

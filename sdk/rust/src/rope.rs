@@ -49,37 +49,28 @@ impl Rope {
         };
         for key in section.keys() {
             if section.is_object(key) {
-                return Err(section.refuse(
-                    key,
-                    "a rotary embedding for each type of layer is not built",
-                ));
+                return Err(section.refuse(key, "a rotary embedding for each type of layer is not built"));
             }
             if !KNOWN.contains(&key) {
                 return Err(section.refuse(key, "which no rotary embedding that is built has"));
             }
         }
         if section.number_or("partial_rotary_factor", 1.0)? != 1.0 {
-            return Err(section.refuse(
-                "partial_rotary_factor",
-                "rotating a part of a head is not built by this family",
-            ));
+            return Err(
+                section.refuse("partial_rotary_factor", "rotating a part of a head is not built by this family")
+            );
         }
         let mut rope = Self::plain(head_dim, section.number_or("rope_theta", theta_outside)?);
         let kind = match section.optional_text("rope_type")? {
             Some(kind) => kind,
-            None => section
-                .optional_text("type")?
-                .unwrap_or_else(|| "default".into()),
+            None => section.optional_text("type")?.unwrap_or_else(|| "default".into()),
         };
         match kind.as_str() {
             "default" => return Ok(rope),
             "linear" => rope.number("factor", section.number("factor")?),
             "dynamic" => {
                 rope.number("factor", section.number("factor")?);
-                rope.number(
-                    "max-position",
-                    f64::from(config.size("max_position_embeddings")?),
-                );
+                rope.number("max-position", f64::from(config.size("max_position_embeddings")?));
             }
             "llama3" => {
                 rope.number("factor", section.number("factor")?);
@@ -101,11 +92,7 @@ impl Rope {
 
     /// A rotary embedding without scaling.
     pub fn plain(dims: u32, theta: f64) -> Self {
-        Self {
-            dims,
-            theta,
-            options: Vec::new(),
-        }
+        Self { dims, theta, options: Vec::new() }
     }
 
     fn number(&mut self, name: &str, value: f64) {
@@ -172,9 +159,7 @@ mod tests {
             })
             .collect();
         options.sort();
-        format!("{} {} {}", rope.dims, rope.theta, options.join(" "))
-            .trim_end()
-            .into()
+        format!("{} {} {}", rope.dims, rope.theta, options.join(" ")).trim_end().into()
     }
 
     #[test]
@@ -183,7 +168,8 @@ mod tests {
             "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#;
         let old = r#"{"max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": {"type": "llama3",
             "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#;
-        let expected = "64 500000 factor=8 high-freq-factor=4 low-freq-factor=1 original-max-position=8192 scaling=llama3";
+        let expected =
+            "64 500000 factor=8 high-freq-factor=4 low-freq-factor=1 original-max-position=8192 scaling=llama3";
         assert_eq!(text(&rope(new).unwrap()), expected);
         assert_eq!(text(&rope(old).unwrap()), expected);
     }
@@ -191,14 +177,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_transformers() {
         assert_eq!(text(&rope("{}").unwrap()), "64 10000");
-        assert_eq!(
-            text(&rope(r#"{"rope_theta": 1e6, "rope_scaling": null}"#).unwrap()),
-            "64 1000000"
-        );
-        assert_eq!(
-            text(&rope(r#"{"rope_parameters": {"rope_type": "default"}}"#).unwrap()),
-            "64 10000"
-        );
+        assert_eq!(text(&rope(r#"{"rope_theta": 1e6, "rope_scaling": null}"#).unwrap()), "64 1000000");
+        assert_eq!(text(&rope(r#"{"rope_parameters": {"rope_type": "default"}}"#).unwrap()), "64 10000");
         let yarn = r#"{"max_position_embeddings": 32768, "rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0,
             "original_max_position_embeddings": 8192, "beta_fast": 0, "mscale": 1.0, "truncate": false}}"#;
         assert_eq!(
@@ -207,44 +187,20 @@ mod tests {
         );
         let ratio = r#"{"max_position_embeddings": 32768, "rope_scaling": {"rope_type": "yarn",
             "original_max_position_embeddings": 8192}}"#;
-        assert_eq!(
-            text(&rope(ratio).unwrap()),
-            "64 10000 factor=4 original-max-position=8192 scaling=yarn"
-        );
+        assert_eq!(text(&rope(ratio).unwrap()), "64 10000 factor=4 original-max-position=8192 scaling=yarn");
         let dynamic = r#"{"max_position_embeddings": 2048, "rope_scaling": {"type": "dynamic", "factor": 2.0}}"#;
-        assert_eq!(
-            text(&rope(dynamic).unwrap()),
-            "64 10000 factor=2 max-position=2048 scaling=dynamic"
-        );
+        assert_eq!(text(&rope(dynamic).unwrap()), "64 10000 factor=2 max-position=2048 scaling=dynamic");
     }
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (text, word) in [
-            (
-                r#"{"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}"#,
-                "longrope",
-            ),
-            (
-                r#"{"rope_scaling": {"type": "linear"}}"#,
-                "`rope_scaling.factor` is missing",
-            ),
-            (
-                r#"{"rope_scaling": {"type": "default", "mrope_section": [1, 2]}}"#,
-                "mrope_section",
-            ),
-            (
-                r#"{"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}"#,
-                "full_attention",
-            ),
-            (
-                r#"{"rope_parameters": {"partial_rotary_factor": 0.5}}"#,
-                "partial_rotary_factor",
-            ),
-            (
-                r#"{"rope_scaling": {"type": "llama3", "factor": 8.0}}"#,
-                "low_freq_factor",
-            ),
+            (r#"{"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}"#, "longrope"),
+            (r#"{"rope_scaling": {"type": "linear"}}"#, "`rope_scaling.factor` is missing"),
+            (r#"{"rope_scaling": {"type": "default", "mrope_section": [1, 2]}}"#, "mrope_section"),
+            (r#"{"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}"#, "full_attention"),
+            (r#"{"rope_parameters": {"partial_rotary_factor": 0.5}}"#, "partial_rotary_factor"),
+            (r#"{"rope_scaling": {"type": "llama3", "factor": 8.0}}"#, "low_freq_factor"),
         ] {
             let error = rope(text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -10,11 +10,8 @@ use crate::{Config, Result};
 /// # Errors
 /// When a layer type is not built or the keys do not fit each other.
 pub fn attention_windows(config: &Config, layers: u32) -> Result<Vec<Option<u32>>> {
-    let window = if config.flag_or("use_sliding_window", false)? {
-        Some(config.size_or("sliding_window", 4096)?)
-    } else {
-        None
-    };
+    let window =
+        if config.flag_or("use_sliding_window", false)? { Some(config.size_or("sliding_window", 4096)?) } else { None };
     let Some(types) = config.texts("layer_types")? else {
         // Zero is a meaningful value here: every layer has the window.
         let first = if config.optional_number("max_window_layers")? == Some(0.0) {
@@ -22,15 +19,10 @@ pub fn attention_windows(config: &Config, layers: u32) -> Result<Vec<Option<u32>
         } else {
             config.size_or("max_window_layers", 28)?
         };
-        return Ok((0..layers)
-            .map(|layer| window.filter(|_| layer >= first))
-            .collect());
+        return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
     };
     if types.len() != layers as usize {
-        return Err(config.refuse(
-            "layer_types",
-            &format!("one type for each of the {layers} layers is needed"),
-        ));
+        return Err(config.refuse("layer_types", &format!("one type for each of the {layers} layers is needed")));
     }
     types
         .iter()
@@ -59,10 +51,7 @@ mod tests {
 
     #[test]
     fn follows_the_keys_of_qwen() {
-        assert_eq!(
-            windows(r#"{"sliding_window": 8, "use_sliding_window": false}"#).unwrap(),
-            [None; 3]
-        );
+        assert_eq!(windows(r#"{"sliding_window": 8, "use_sliding_window": false}"#).unwrap(), [None; 3]);
         let text = r#"{"sliding_window": 8, "use_sliding_window": true, "max_window_layers": 1}"#;
         assert_eq!(windows(text).unwrap(), [None, Some(8), Some(8)]);
         let text = r#"{"sliding_window": 8, "use_sliding_window": true, "max_window_layers": 0}"#;
@@ -79,12 +68,7 @@ mod tests {
             r#"{"layer_types": ["full_attention", "full_attention", "sliding_attention"]}"#,
             r#"{"layer_types": ["full_attention", "full_attention", "linear_attention"]}"#,
         ] {
-            assert!(
-                windows(text)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("`layer_types`")
-            );
+            assert!(windows(text).unwrap_err().to_string().contains("`layer_types`"));
         }
     }
 }
