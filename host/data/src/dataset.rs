@@ -115,12 +115,8 @@ pub fn load(spec: &DatasetSpec, options: &LoadOptions) -> Result<Dataset, DataEr
     let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let content = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let mut reader = Reader {
-        file: path.display().to_string().into(),
-        options,
-        ledger: Ledger::new(&*spec.text),
-        rows: Vec::new(),
-    };
+    let mut reader =
+        Reader { file: path.display().to_string().into(), options, ledger: Ledger::new(&*spec.text), rows: Vec::new() };
     match format {
         Format::JsonLines => reader.json_lines(content)?,
         Format::JsonList => reader.json_list(path, content)?,

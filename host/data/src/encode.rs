@@ -131,11 +131,7 @@ struct Outcome {
 
 impl Encoder {
     /// For a checkpoint. `now` is the date its template may tell, see [`ChatTemplate::new`].
-    pub fn new(
-        model: &Model,
-        now: Option<jiff::civil::DateTime>,
-        options: EncodeOptions,
-    ) -> Result<Self, DataError> {
+    pub fn new(model: &Model, now: Option<jiff::civil::DateTime>, options: EncodeOptions) -> Result<Self, DataError> {
         let tokenizer = model.tokenizer()?.clone();
         let template = match &model.chat_template {
             Some(source) if options.use_chat_template => {
@@ -286,8 +282,7 @@ impl Encoder {
     fn encode_conversation(&self, template: &ChatTemplate, row: &Row) -> Result<Encoded, RowError> {
         let messages = self.with_system(&row.messages);
         let kwargs = self.kwargs(&row.chat_template_kwargs);
-        let conversation =
-            Conversation { template, messages: &messages, tools: row.tools.as_deref(), kwargs: &kwargs };
+        let conversation = Conversation { template, messages: &messages, tools: row.tools.as_deref(), kwargs: &kwargs };
         let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
         let last_user = messages.iter().rposition(|message| message.role == "user");
         // The weight of each assistant turn that differs from the rest of the text.
@@ -375,7 +370,7 @@ impl Encoder {
         let before = added.iter().take_while(|&&mask| mask == 1).count();
         if special.len() > encoded.tokens.len() && before > 0 {
             let front = before.min(special.len() - encoded.tokens.len());
-            if encoded.weights.first().is_some() {
+            if !encoded.weights.is_empty() {
                 // What was the first token is predicted now.
                 encoded.weights[0] = spans.iter().find(|(bytes, _)| !bytes.is_empty()).map_or(base, |(_, w)| *w);
             }
@@ -408,7 +403,9 @@ impl Encoder {
             }
             Truncation::Left => vec![piece(length - limit..length)],
             Truncation::Right => vec![piece(0..limit)],
-            Truncation::Split => (0..length).step_by(limit.max(1)).map(|at| piece(at..(at + limit).min(length))).collect(),
+            Truncation::Split => {
+                (0..length).step_by(limit.max(1)).map(|at| piece(at..(at + limit).min(length))).collect()
+            }
         };
         let sequences: Vec<Encoded> = sequences.into_iter().filter(|sequence| sequence.trained() > 0).collect();
         if sequences.is_empty() {

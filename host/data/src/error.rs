@@ -99,11 +99,9 @@ impl DataError {
             Self::Template { .. } => {
                 "the template is the checkpoint's own; compare it with the published one, or check the messages".into()
             }
-            Self::NoTemplate => {
-                "use an instruction-tuned checkpoint, add chat_template.jinja to its folder, or pass \
+            Self::NoTemplate => "use an instruction-tuned checkpoint, add chat_template.jinja to its folder, or pass \
                  --use_chat_template false"
-                    .into()
-            }
+                .into(),
             Self::NoEndToken => "add `eos_token_id` to the checkpoint's config.json".into(),
             Self::LossScale { .. } => {
                 "use default, last_round or all; single messages can carry `loss` and `loss_scale`".into()

@@ -196,7 +196,11 @@ fn repr_string(out: &mut String, text: &str) {
 }
 
 fn number(value: &Value) -> String {
-    if value.is_integer() { value.to_string() } else { f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float) }
+    if value.is_integer() {
+        value.to_string()
+    } else {
+        f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
+    }
 }
 
 /// `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
@@ -225,8 +229,16 @@ mod tests {
     #[test]
     fn floats_print_as_in_python() {
         let cases = [
-            (1.0, "1.0"), (0.1, "0.1"), (-0.0, "-0.0"), (1e-4, "0.0001"), (1e-5, "1e-05"), (1.5e-7, "1.5e-07"),
-            (1e15, "1000000000000000.0"), (1e16, "1e+16"), (1.25e22, "1.25e+22"), (123456.789, "123456.789"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (-0.0, "-0.0"),
+            (1e-4, "0.0001"),
+            (1e-5, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.25e22, "1.25e+22"),
+            (123456.789, "123456.789"),
         ];
         for (value, expected) in cases {
             assert_eq!(float(value), expected);

@@ -93,7 +93,7 @@ mod tests {
     }
 
     /// Frozen: a change here changes the data order of every saved run.
-    const FROZEN: [usize; 8] = [0, 0, 0, 0, 0, 0, 0, 0];
+    const FROZEN: [usize; 8] = [7, 0, 1, 5, 3, 2, 4, 6];
 
     #[test]
     fn small_bounds_are_uniform() {

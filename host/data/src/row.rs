@@ -50,8 +50,18 @@ const MESSAGES: [&str; 3] = ["messages", "conversation", "conversations"];
 const MEDIA: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
 /// What a column may be renamed to.
 const CANONICAL: [&str; 12] = [
-    "messages", "query", "response", "system", "history", "tools", "instruction", "input", "output", "text",
-    "chat_template_kwargs", "conversations",
+    "messages",
+    "query",
+    "response",
+    "system",
+    "history",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "text",
+    "chat_template_kwargs",
+    "conversations",
 ];
 
 /// The user's renaming of columns, from `columns`.
@@ -501,11 +511,17 @@ mod tests {
             (json!({ "messages": [] }), "no messages"),
             (json!({ "messages": "oops" }), "not JSON"),
             (json!({ "messages": [{ "role": "user" }] }), "message 1: it has no `content`"),
-            (json!({ "messages": [{ "role": "user", "content": "q" }, { "role": "wizard", "content": "x" }] }), "message 2: unknown role `wizard`"),
+            (
+                json!({ "messages": [{ "role": "user", "content": "q" }, { "role": "wizard", "content": "x" }] }),
+                "message 2: unknown role `wizard`",
+            ),
             (json!({ "messages": [{ "content": "q" }] }), "no `role`"),
             (json!({ "messages": ["q"] }), "a message must be an object"),
             (json!({ "query": "q", "response": 7 }), "`response` must be a text, this is a number"),
-            (json!({ "question": "q", "answer": "a", "solution": "b" }), "`answer`, `solution` could all be the response"),
+            (
+                json!({ "question": "q", "answer": "a", "solution": "b" }),
+                "`answer`, `solution` could all be the response",
+            ),
             (json!({ "query": "q", "response": "a", "images": ["x.png"] }), "column `images`"),
             (json!({ "query": "q", "response": "a", "tools": 3 }), "`tools` must be a list"),
             (json!({ "messages": [{ "role": "user", "content": "q", "loss": true }] }), "only assistant messages"),

@@ -146,7 +146,8 @@ impl Conversation<'_> {
         // The end token stands after the content, perhaps after a space that the template puts there.
         let rest = &text[end..];
         let trimmed = rest.trim_start_matches(' ');
-        if let Some(token) = ends.ends.iter().filter(|token| trimmed.starts_with(token.as_str())).max_by_key(|t| t.len())
+        if let Some(token) =
+            ends.ends.iter().filter(|token| trimmed.starts_with(token.as_str())).max_by_key(|t| t.len())
         {
             end += rest.len() - trimmed.len() + token.len();
         }

@@ -26,7 +26,7 @@ const CLOSE: char = '\u{fdd1}';
 pub(crate) const SENTINEL: &str = "\u{fdd2}content\u{fdd2}";
 
 /// Work one rendering may do: a template of a hostile checkpoint must not hang a run.
-const FUEL: u64 = 200_000_000;
+const FUEL: u64 = 20_000_000;
 
 /// A compiled chat template.
 #[derive(Debug)]

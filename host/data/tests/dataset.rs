@@ -23,7 +23,7 @@ fn malformed_rows_are_counted_with_their_lines_or_are_errors() {
     let ledger = &dataset.ledger;
     assert_eq!((ledger.read, ledger.kept, ledger.dropped_rows()), (5, 3, 2));
     let examples = &ledger.dropped["malformed row"].examples;
-    assert!(examples[0].contains("rows.jsonl:3: not JSON at column 30: expected value"), "{examples:?}");
+    assert!(examples[0].contains("rows.jsonl:3: not JSON at column 28: expected value"), "{examples:?}");
     assert!(examples[1].contains("rows.jsonl:5: a row must be a JSON object, this is a text"), "{examples:?}");
     assert_eq!(serde_json::to_value(ledger).unwrap()["dropped"]["malformed row"]["count"], 2);
 

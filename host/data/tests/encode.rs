@@ -14,8 +14,7 @@ const SPECIAL: [&str; 7] =
 /// One token per byte, a few merges, and the special tokens.
 fn tokenizer(adds_bos: bool) -> Tokenizer {
     let mut tokens: Vec<String> = SPECIAL.map(String::from).to_vec();
-    let mut alphabet: Vec<char> =
-        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     tokens.extend(alphabet.into_iter().map(String::from));
     tokens.extend(["Ġ4", "z!", "he"].map(String::from));

@@ -51,7 +51,9 @@ impl HubError {
     /// What the user can do about it.
     pub fn hint(&self) -> String {
         match self {
-            Self::Io { .. } => "check that the file exists, that you may access it and that the disk is not full".into(),
+            Self::Io { .. } => {
+                "check that the file exists, that you may access it and that the disk is not full".into()
+            }
             Self::NotFound { .. } => {
                 "pass a local folder with config.json and *.safetensors, or a .gguf file; hub ids are not built yet, \
                  download the model first"
@@ -82,7 +84,9 @@ impl HubError {
                     .into()
             }
             Self::Tokenizer { .. } => "restore tokenizer.json from where the model came from".into(),
-            Self::Save { .. } => "report this: a tensor was handed over with a size that does not match its shape".into(),
+            Self::Save { .. } => {
+                "report this: a tensor was handed over with a size that does not match its shape".into()
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Intake and outlet of checkpoints: a local Hugging Face folder or a GGUF file in, a Hugging Face folder out.
 //!
-//! It knows files, headers, tokenizers and names. It must not know graphs (beyond the list of names and shapes that a
-//! trace may see, and where an adapter's tensors fit into it), devices, training or generation. Nothing here unpickles, runs code from a checkpoint or opens a
-//! network connection.
+//! It knows files, headers, tokenizers and names. Of graphs it must not know more than the names and shapes that a
+//! trace may see and where an adapter's tensors fit; nothing of devices, training or generation. Nothing here unpickles,
+//! runs code from a checkpoint or opens a network connection.
 
 mod error;
 mod gguf;

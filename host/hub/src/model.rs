@@ -132,10 +132,8 @@ impl Model {
 
     fn open_folder(folder: &Path) -> Result<Self, HubError> {
         let config_path = folder.join("config.json");
-        let (config_text, config) = read_json(&config_path)?.ok_or_else(|| HubError::NotAModel {
-            path: folder.into(),
-            reason: "it has no config.json".into(),
-        })?;
+        let (config_text, config) = read_json(&config_path)?
+            .ok_or_else(|| HubError::NotAModel { path: folder.into(), reason: "it has no config.json".into() })?;
         let config_object = expect_object(&config_path, &config)?;
         let object = |name: &str| -> Result<Option<Map<String, Value>>, HubError> {
             let path = folder.join(name);

@@ -119,14 +119,20 @@ impl Adapter {
             modules_to_save: Vec::new(),
             rslora: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
             init: LoraInit::Kaiming,
-            rank_pattern: patterns(config, "rank_pattern", |v| v.as_u64().filter(|&r| r > 0).map(|r| r as usize)).map_err(content)?,
+            rank_pattern: patterns(config, "rank_pattern", |v| v.as_u64().filter(|&r| r > 0).map(|r| r as usize))
+                .map_err(content)?,
             alpha_pattern: patterns(config, "alpha_pattern", Value::as_f64).map_err(content)?,
         };
-        let modules_to_save: Option<Vec<String>> = serde_json::from_value(config.get("modules_to_save").cloned().unwrap_or_default())
-            .map_err(|_| content("`modules_to_save` must be a list of names".into()))?;
+        let modules_to_save: Option<Vec<String>> =
+            serde_json::from_value(config.get("modules_to_save").cloned().unwrap_or_default())
+                .map_err(|_| content("`modules_to_save` must be a list of names".into()))?;
         Ok(Self {
             folder: folder.into(),
-            base_model: config.get("base_model_name_or_path").and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned),
+            base_model: config
+                .get("base_model_name_or_path")
+                .and_then(Value::as_str)
+                .filter(|s| !s.is_empty())
+                .map(str::to_owned),
             lora,
             modules_to_save: modules_to_save.unwrap_or_default(),
             ensure_weight_tying: config.get("ensure_weight_tying").and_then(Value::as_bool).unwrap_or(false),
@@ -158,7 +164,8 @@ impl Adapter {
                 replaced.push(HEAD.to_owned());
                 continue;
             }
-            let param = find(&graph, checkpoint).ok_or_else(|| misfit(format!("it has `{name}`, and the model has no `{checkpoint}`")))?;
+            let param = find(&graph, checkpoint)
+                .ok_or_else(|| misfit(format!("it has `{name}`, and the model has no `{checkpoint}`")))?;
             values.push((checkpoint.to_owned(), self.values(name, &graph.param(param).shape)?));
             config.modules_to_save.push(lora::module_of(checkpoint).to_owned());
             replaced.push(checkpoint.to_owned());
@@ -168,10 +175,8 @@ impl Adapter {
                 return Err(misfit(format!("modules_to_save names `{name}`, and no tensor belongs to it")));
             }
         }
-        let rewritten = lora::apply(&graph, &config).map_err(|e| HubError::Content {
-            path: self.folder.join(CONFIG),
-            message: explained(&e),
-        })?;
+        let rewritten = lora::apply(&graph, &config)
+            .map_err(|e| HubError::Content { path: self.folder.join(CONFIG), message: explained(&e) })?;
         let wanted: BTreeSet<&str> = rewritten.adapters.iter().map(|a| a.module.as_str()).collect();
         if let Some(extra) = self.pairs.iter().find(|module| !wanted.contains(module.as_str())) {
             let why = if find(&graph, &format!("{extra}.weight")).is_some() {
@@ -194,7 +199,12 @@ impl Adapter {
     }
 
     /// Gives a tied head a parameter of its own when the adapter replaces one of the two and not the other.
-    fn untie(&self, graph: &mut Graph, base: &Weights, values: &mut Vec<(String, Vec<f32>)>) -> Result<bool, Result<HubError, String>> {
+    fn untie(
+        &self,
+        graph: &mut Graph,
+        base: &Weights,
+        values: &mut Vec<(String, Vec<f32>)>,
+    ) -> Result<bool, Result<HubError, String>> {
         let head = graph.nodes.iter().position(|n| matches!(n.op, Op::Logits { .. }));
         let table = head.and_then(|i| graph.nodes[i].op.params().first().copied());
         let (Some(head), Some(table)) = (head, table) else { return Ok(false) };
@@ -223,10 +233,13 @@ impl Adapter {
     fn values(&self, name: &str, shape: &[u32]) -> Result<Vec<f32>, HubError> {
         let misfit = |message: String| HubError::Content { path: self.folder.join(WEIGHTS), message };
         let tensor = self.weights.bytes(name)?;
-        if tensor.info.shape.len() != shape.len() || tensor.info.shape.iter().zip(shape).any(|(&a, &b)| a != b as usize) {
+        if tensor.info.shape.len() != shape.len() || tensor.info.shape.iter().zip(shape).any(|(&a, &b)| a != b as usize)
+        {
             return Err(misfit(format!("`{name}` is {:?}, the model and r make it {shape:?}", tensor.info.shape)));
         }
-        tensor.to_f32().ok_or_else(|| misfit(format!("`{name}` is stored as {}, not as floats", tensor.info.dtype.name())))
+        tensor
+            .to_f32()
+            .ok_or_else(|| misfit(format!("`{name}` is stored as {}, not as floats", tensor.info.dtype.name())))
     }
 }
 
@@ -296,7 +309,11 @@ fn targets(value: Option<&Value>, pairs: &BTreeSet<String>) -> Result<Targets, S
         None | Some(Value::Null) => Ok(held()),
         Some(Value::String(text)) if text == "all-linear" => Ok(Targets::AllLinear),
         // Look-around, which ms-swift writes for multimodal models, is Python's own.
-        Some(Value::String(pattern)) if pattern.contains("(?=") || pattern.contains("(?!") || pattern.contains("(?<") => Ok(held()),
+        Some(Value::String(pattern))
+            if pattern.contains("(?=") || pattern.contains("(?!") || pattern.contains("(?<") =>
+        {
+            Ok(held())
+        }
         Some(Value::String(pattern)) => Ok(Targets::Regex(pattern.clone())),
         Some(Value::Array(names)) => names
             .iter()
@@ -308,10 +325,16 @@ fn targets(value: Option<&Value>, pairs: &BTreeSet<String>) -> Result<Targets, S
     }
 }
 
-fn patterns<T>(config: &Map<String, Value>, field: &str, read: impl Fn(&Value) -> Option<T>) -> Result<BTreeMap<String, T>, String> {
+fn patterns<T>(
+    config: &Map<String, Value>,
+    field: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<BTreeMap<String, T>, String> {
     let Some(map) = config.get(field).filter(|v| !v.is_null()) else { return Ok(BTreeMap::new()) };
     let map = map.as_object().ok_or_else(|| format!("`{field}` must be an object"))?;
     map.iter()
-        .map(|(key, value)| Ok((key.clone(), read(value).ok_or_else(|| format!("`{field}`: `{key}` must have a positive number"))?)))
+        .map(|(key, value)| {
+            Ok((key.clone(), read(value).ok_or_else(|| format!("`{field}`: `{key}` must have a positive number"))?))
+        })
         .collect()
 }

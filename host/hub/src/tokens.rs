@@ -59,7 +59,7 @@ impl SpecialTokens {
     }
 
     /// Name and text of each token there is, as templates know them (`bos_token`, ...).
-    pub fn named<'a>(&'a self) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
         [("bos_token", &self.bos), ("eos_token", &self.eos), ("pad_token", &self.pad), ("unk_token", &self.unk)]
             .into_iter()
             .filter_map(|(name, token)| Some((name, token.as_ref()?.text.as_str())))

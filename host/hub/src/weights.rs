@@ -185,11 +185,7 @@ impl Weights {
         for (tensor, file) in &index.weight_map {
             let found = weights.tensors.get(tensor).map(|entry| weights.files[entry.file].path.as_path());
             if found != Some(folder.join(file).as_path()) {
-                return Err(HubError::MissingTensor {
-                    path: folder.join(file),
-                    tensor: tensor.clone(),
-                    nearest: None,
-                });
+                return Err(HubError::MissingTensor { path: folder.join(file), tensor: tensor.clone(), nearest: None });
             }
         }
         Ok(weights)
@@ -197,8 +193,7 @@ impl Weights {
 
     /// Opens these safetensors files as one checkpoint.
     pub fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Self, HubError> {
-        let mut weights =
-            Self { root: root.into(), files: Vec::new(), tensors: BTreeMap::new(), headers: Vec::new() };
+        let mut weights = Self { root: root.into(), files: Vec::new(), tensors: BTreeMap::new(), headers: Vec::new() };
         for path in paths {
             weights.add_safetensors(&path)?;
         }

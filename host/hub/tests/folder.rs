@@ -24,8 +24,11 @@ fn tensors() -> Vec<Result<SavedTensor<'static>, HubError>> {
 }
 
 fn write_model(folder: &Path, max_shard_bytes: u64) -> Vec<std::path::PathBuf> {
-    fs::write(folder.join("config.json"), r#"{"model_type":"llama","max_position_embeddings":64,"eos_token_id":[3,7]}"#)
-        .unwrap();
+    fs::write(
+        folder.join("config.json"),
+        r#"{"model_type":"llama","max_position_embeddings":64,"eos_token_id":[3,7]}"#,
+    )
+    .unwrap();
     save_safetensors(folder, tensors(), max_shard_bytes).unwrap().files
 }
 
@@ -59,9 +62,9 @@ fn the_index_is_the_one_hugging_face_reads() {
     assert_eq!(index["metadata"]["total_size"], 49);
     assert_eq!(index["weight_map"]["a.weight"], "model-00002-of-00003.safetensors");
     assert_eq!(index["weight_map"]["b.mask"], "model-00003-of-00003.safetensors");
-    assert!(!fs::read_dir(folder.path()).unwrap().any(|f| {
-        f.unwrap().file_name().to_string_lossy().contains("part")
-    }));
+    assert!(
+        !fs::read_dir(folder.path()).unwrap().any(|f| { f.unwrap().file_name().to_string_lossy().contains("part") })
+    );
 }
 
 #[test]
@@ -234,7 +237,8 @@ fn special_tokens_template_and_generation_defaults_are_read() {
     let saved = tempfile::tempdir().unwrap();
     let written = model.copy_side_files(saved.path(), Some("bfloat16")).unwrap();
     assert_eq!(written, ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]);
-    let config: serde_json::Value = serde_json::from_slice(&fs::read(saved.path().join("config.json")).unwrap()).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(saved.path().join("config.json")).unwrap()).unwrap();
     assert_eq!(config["torch_dtype"], "bfloat16");
     save_safetensors(saved.path(), tensors(), 1 << 20).unwrap();
     assert_eq!(Model::open(saved.path()).unwrap().chat_template, model.chat_template);

@@ -99,15 +99,8 @@ impl Header {
                 });
             }
         };
-        let mut header = Self {
-            path: path.clone(),
-            content,
-            order,
-            data_start,
-            architecture,
-            heads: 0,
-            key_value_heads: 0,
-        };
+        let mut header =
+            Self { path: path.clone(), content, order, data_start, architecture, heads: 0, key_value_heads: 0 };
         header.heads = header.required_integer("attention.head_count")?;
         header.key_value_heads = header.integer("attention.head_count_kv")?.unwrap_or(header.heads);
         if header.heads == 0 || header.key_value_heads == 0 {
@@ -200,7 +193,9 @@ impl Header {
             let dtype = info.ggml_dtype;
             let elements: usize = shape.iter().product();
             if !elements.is_multiple_of(dtype.block_size()) {
-                return Err(self.error(format!("tensor `{source}` {shape:?} is not a whole number of {dtype:?} blocks")));
+                return Err(
+                    self.error(format!("tensor `{source}` {shape:?} is not a whole number of {dtype:?} blocks"))
+                );
             }
             let length = elements / dtype.block_size() * dtype.type_size();
             let end = usize::try_from(info.offset)

@@ -24,7 +24,8 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The tokens of the vocabulary, by id.
 pub(crate) fn tokens(header: &Header) -> Result<Vec<&str>, HubError> {
@@ -64,7 +65,8 @@ pub(crate) fn tokenizer(header: &Header) -> Result<Option<GgufTokenizer>, HubErr
     let mut config = Map::new();
     config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
     config.insert("clean_up_tokenization_spaces".into(), json!(false));
-    for (key, name) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+    for (key, name) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
+    {
         if let Some((_, token)) = special(name)? {
             config.insert(key.into(), json!(token));
         }
@@ -74,10 +76,7 @@ pub(crate) fn tokenizer(header: &Header) -> Result<Option<GgufTokenizer>, HubErr
     }
     let adds_bos = header.bool("tokenizer.ggml.add_bos_token").unwrap_or(adds_bos);
     let adds_eos = header.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
-    json["post_processor"] = post_processor(
-        special("bos")?.filter(|_| adds_bos),
-        special("eos")?.filter(|_| adds_eos),
-    );
+    json["post_processor"] = post_processor(special("bos")?.filter(|_| adds_bos), special("eos")?.filter(|_| adds_eos));
     // A round trip through text orders the keys and proves that the file can be loaded.
     let fail = |e: tokenizers::Error| HubError::Tokenizer { path: header.path().into(), message: e.to_string() };
     let tokenizer = Tokenizer::from_bytes(json.to_string()).map_err(fail)?;
@@ -89,9 +88,7 @@ pub(crate) fn tokenizer(header: &Header) -> Result<Option<GgufTokenizer>, HubErr
 
 /// Byte-level BPE. The second value: whether this tokenizer puts the BOS token in front by default.
 fn byte_level(header: &Header, tokens: &[&str], pre: &str) -> Result<(Value, bool), HubError> {
-    let byte_level = |regex: bool| {
-        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex })
-    };
+    let byte_level = |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex });
     let split = |pattern: &str| {
         json!({ "type": "Sequence", "pretokenizers": [
             { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
@@ -202,9 +199,7 @@ fn merges_from_scores(header: &Header, tokens: &[&str]) -> Result<Vec<Value>, Hu
     }
     merges.sort_by(|a, b| {
         let length = |text: &str| text.chars().count();
-        b.0.total_cmp(&a.0)
-            .then_with(|| length(b.1).cmp(&length(a.1)))
-            .then_with(|| length(b.2).cmp(&length(a.2)))
+        b.0.total_cmp(&a.0).then_with(|| length(b.1).cmp(&length(a.1))).then_with(|| length(b.2).cmp(&length(a.2)))
     });
     Ok(merges.into_iter().map(|(_, left, right, ..)| json!([left, right])).collect())
 }
