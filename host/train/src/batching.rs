@@ -184,9 +184,7 @@ mod tests {
 
     #[test]
     fn batches_shift_targets_and_never_cross_sequences() {
-        let packed = Sample {
-            sequences: vec![sequence(&[5, 6, 7], &[1.0, 0.0, 2.0]), sequence(&[8, 9], &[1.0, 1.0])],
-        };
+        let packed = Sample { sequences: vec![sequence(&[5, 6, 7], &[1.0, 0.0, 2.0]), sequence(&[8, 9], &[1.0, 1.0])] };
         let got = batch([&packed]);
         assert_eq!(got.tokens, [5, 6, 7, 8, 9]);
         assert_eq!(got.sequence_lengths, [3, 2]);

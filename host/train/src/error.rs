@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use swift_engine::EngineError;
+
 use crate::learner::BoxError;
 
 /// An error of a trainer. `Display` says what and where, [`TrainError::hint`] what to do.
@@ -69,14 +71,18 @@ impl TrainError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Io { .. } => "check that the path exists, that you may write there and that the disk is not full".into(),
+            Self::Io { .. } => {
+                "check that the path exists, that you may write there and that the disk is not full".into()
+            }
             Self::Content { .. } => "restore the file from where it came from, or start the run again".into(),
             Self::Damaged { .. } => "resume from an earlier checkpoint of the same run folder".into(),
             Self::NoCheckpoint { .. } => {
                 "pass a checkpoint-N folder that swift wrote, or the run folder that holds them".into()
             }
             Self::Resume { hint, .. } => hint.clone(),
-            Self::Adapter { .. } => "train or export the adapter as plain LoRA (bias none, no DoRA, no patterns)".into(),
+            Self::Adapter { .. } => {
+                "train or export the adapter as plain LoRA (bias none, no DoRA, no patterns)".into()
+            }
             Self::Mismatch { .. } => {
                 "use the same base model, rank, target modules and modules_to_save as the run that wrote them".into()
             }
@@ -85,11 +91,13 @@ impl TrainError {
             }
             Self::Setting { .. } => return None,
             Self::NotFinite { .. } => {
-                "look at the rows named; try a lower --learning_rate, a longer warm-up or a smaller --max_grad_norm".into()
+                "look at the rows named; try a lower --learning_rate, a longer warm-up or a smaller --max_grad_norm"
+                    .into()
             }
-            Self::Step { .. } => return None,
             Self::SaveModel { .. } => "check that the disk is not full and that you may write there".into(),
-            Self::Restore { .. } => return None,
+            Self::Step { source, .. } | Self::Restore { source, .. } => {
+                return source.downcast_ref::<EngineError>().and_then(EngineError::hint);
+            }
         })
     }
 }

@@ -2,46 +2,11 @@
 //!
 //! The engine's training session is the one that matters; tests train a model of a few numbers through the same trait.
 
+use swift_engine::TrainSession;
+pub use swift_engine::{Batch, LossSums};
+
 /// Any error of the engine.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Sequences of one micro-batch, rows end to end.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Batch {
-    /// Token ids, `[rows]`.
-    pub tokens: Vec<u32>,
-    /// Rows of each sequence; they sum to `rows`.
-    pub sequence_lengths: Vec<u32>,
-    /// Position of each row in its own sequence, `[rows]`.
-    pub positions: Vec<u32>,
-    /// The token that follows row i, `[rows]`.
-    pub targets: Vec<u32>,
-    /// How much predicting `targets[i]` after row i counts, `[rows]`; 0 for rows that predict nothing.
-    pub weights: Vec<f32>,
-}
-
-/// Sums over the labelled rows of a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct LossSums {
-    /// Weighted sum of cross-entropies, in nats, before any scaling.
-    pub loss: f64,
-    /// Sum of the weights.
-    pub weight: f64,
-    /// Labelled rows whose most likely token is the target.
-    pub correct: u64,
-    /// Labelled rows.
-    pub counted: u64,
-}
-
-impl LossSums {
-    /// Adds another batch's sums.
-    pub fn add(&mut self, other: &Self) {
-        self.loss += other.loss;
-        self.weight += other.weight;
-        self.correct += other.correct;
-        self.counted += other.counted;
-    }
-}
 
 /// One trained tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,4 +38,38 @@ pub trait Learner {
     fn optimizer_state(&self) -> (u64, Vec<Moments<'_>>);
     /// Restores what [`Learner::optimizer_state`] gave.
     fn set_optimizer_state(&mut self, steps: u64, moments: &[(String, Vec<f32>, Vec<f32>)]) -> Result<(), BoxError>;
+}
+
+impl Learner for TrainSession {
+    fn accumulate(&mut self, batch: &Batch, scale: f32, dropout_key: u64) -> Result<LossSums, BoxError> {
+        Ok(self.accumulate(batch, scale, dropout_key)?)
+    }
+
+    fn evaluate(&mut self, batch: &Batch) -> Result<LossSums, BoxError> {
+        Ok(self.evaluate(batch)?)
+    }
+
+    fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> Result<f64, BoxError> {
+        Ok(self.step(learning_rate, max_grad_norm))
+    }
+
+    fn trainable(&self) -> Vec<Trainable> {
+        self.trainable().into_iter().map(|tensor| Trainable { name: tensor.name, shape: tensor.shape }).collect()
+    }
+
+    fn values(&self, name: &str) -> Option<&[f32]> {
+        self.values(name)
+    }
+
+    fn set_values(&mut self, name: &str, values: &[f32]) -> Result<(), BoxError> {
+        Ok(self.set_values(name, values)?)
+    }
+
+    fn optimizer_state(&self) -> (u64, Vec<Moments<'_>>) {
+        self.optimizer_state()
+    }
+
+    fn set_optimizer_state(&mut self, steps: u64, moments: &[(String, Vec<f32>, Vec<f32>)]) -> Result<(), BoxError> {
+        Ok(self.set_optimizer_state(steps, moments)?)
+    }
 }

@@ -93,6 +93,19 @@ impl AdapterConfig {
         })
     }
 
+    /// Names of the arguments whose values make another adapter of the same weights.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("--lora_rank", self.rank != other.rank),
+            ("--lora_alpha", self.alpha != other.alpha),
+            ("--lora_dropout", self.dropout != other.dropout),
+            ("--target_modules or --target_regex", self.target_modules != other.target_modules),
+            ("--modules_to_save", self.modules_to_save != other.modules_to_save),
+            ("--use_rslora", self.rank_stabilised != other.rank_stabilised),
+        ];
+        pairs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+
     /// Reads `adapter_config.json` of a folder; what it asks for beyond plain LoRA is refused by name.
     pub fn read(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(CONFIG);
@@ -104,21 +117,28 @@ impl AdapterConfig {
         let content = |message: String| TrainError::Content { path: path.clone(), message };
         for (field, plain) in PLAIN {
             let value = json.get(*field).unwrap_or(&Value::Null);
-            let is_plain = value.is_null() || *value == json!(false) || value.as_str() == Some(plain) || is_empty(value);
+            let is_plain =
+                value.is_null() || *value == json!(false) || value.as_str() == Some(plain) || is_empty(value);
             if !is_plain {
                 return Err(TrainError::Adapter { path: folder.into(), feature: format!("{field} = {value}") });
             }
         }
         let text = |field: &str| json.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
         if text("peft_type") != "LORA" {
-            return Err(TrainError::Adapter { path: folder.into(), feature: format!("peft_type {}", text("peft_type")) });
+            return Err(TrainError::Adapter {
+                path: folder.into(),
+                feature: format!("peft_type {}", text("peft_type")),
+            });
         }
         let rank = json.get("r").and_then(Value::as_u64).filter(|&r| r > 0);
         let targets = json.get("target_modules").cloned().unwrap_or_default();
         Ok(Self {
             base_model: text("base_model_name_or_path"),
             rank: rank.ok_or_else(|| content("`r` must be a positive whole number".into()))? as u32,
-            alpha: json.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| content("`lora_alpha` is missing".into()))?,
+            alpha: json
+                .get("lora_alpha")
+                .and_then(Value::as_f64)
+                .ok_or_else(|| content("`lora_alpha` is missing".into()))?,
             dropout: json.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0),
             target_modules: serde_json::from_value(targets)
                 .map_err(|_| content("`target_modules` must be a list of names or one pattern".into()))?,
@@ -253,7 +273,9 @@ mod tests {
     #[test]
     fn other_variants_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        for (field, value) in [("use_dora", json!(true)), ("bias", json!("all")), ("rank_pattern", json!({"q_proj": 2}))] {
+        for (field, value) in
+            [("use_dora", json!(true)), ("bias", json!("all")), ("rank_pattern", json!({"q_proj": 2}))]
+        {
             let mut json = config().to_json();
             json[field] = value;
             write_json(&folder.path().join(CONFIG), &json).unwrap();

@@ -34,7 +34,10 @@ pub struct RunManifest {
     /// The date templates see, `YYYY-MM-DD`; never read from the clock again.
     pub run_date: String,
     pub plugins: Vec<Source>,
+    /// Digest of configuration, tokenizer and tensor headers.
     pub model: Source,
+    /// Digest of the weights themselves.
+    pub weights: Source,
     pub adapters: Vec<Source>,
     pub data: Vec<Source>,
     /// Digests of the encoded samples, after template, truncation and packing.

@@ -237,14 +237,16 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
                 .accumulate(&batch, (1.0 / labelled as f64) as f32, key)
                 .map_err(|source| TrainError::Step { step, rows: rows(), source })?;
             finite(step, "loss", got.loss, rows, last_checkpoint.as_ref())?;
-            sums.add(&got);
+            add(&mut sums, &got);
         }
-        let rate = settings.learning_rate
-            * settings.schedule.factor(state.global_step, plan.warmup_steps, plan.max_steps);
+        let rate =
+            settings.learning_rate * settings.schedule.factor(state.global_step, plan.warmup_steps, plan.max_steps);
         let rows = || batching::origins(window.iter().flatten().copied());
-        let norm = learner
-            .step(rate, settings.max_grad_norm)
-            .map_err(|source| TrainError::Step { step, rows: rows(), source })?;
+        let norm = learner.step(rate, settings.max_grad_norm).map_err(|source| TrainError::Step {
+            step,
+            rows: rows(),
+            source,
+        })?;
         finite(step, "gradient norm", norm, rows, last_checkpoint.as_ref())?;
         clock.end(tokens);
 
@@ -427,7 +429,15 @@ fn restore(
             hint: "add `--resume_only_model true` to go on with a fresh optimizer".into(),
         });
     }
-    if let Output::Adapter(_) = output {
+    if let Output::Adapter(config) = output {
+        let changed = AdapterConfig::read(folder)?.differences(config);
+        if !changed.is_empty() {
+            return Err(TrainError::Resume {
+                path: folder.clone(),
+                message: format!("the adapter there was trained with another {}", changed.join(", ")),
+                hint: "give the same values as in the run that wrote it; its args.json lists them".into(),
+            });
+        }
         lora_files::load(folder, learner)?;
     }
     if optimizer.is_file() {
@@ -442,8 +452,9 @@ fn restore(
         return Err(TrainError::Resume {
             path: folder.clone(),
             message: format!("not the same as in the run that wrote it: {}", differences.join(", ")),
-            hint: "restore them, or start over from these weights with `--resume_only_model true --ignore_data_skip true`"
-                .into(),
+            hint:
+                "restore them, or start over from these weights with `--resume_only_model true --ignore_data_skip true`"
+                    .into(),
         });
     }
     let changed = saved.course.differences(&fresh.course);
@@ -502,10 +513,12 @@ fn evaluate(
     for chunk in samples.chunks(settings.per_device_eval_batch_size) {
         let rows = || batching::origins(chunk);
         let step = state.global_step;
-        let got = learner
-            .evaluate(&batching::batch(chunk))
-            .map_err(|source| TrainError::Step { step, rows: rows(), source })?;
-        sums.add(&got);
+        let got = learner.evaluate(&batching::batch(chunk)).map_err(|source| TrainError::Step {
+            step,
+            rows: rows(),
+            source,
+        })?;
+        add(&mut sums, &got);
     }
     let counted = sums.counted.max(1) as f64;
     Ok(EvalRow {
@@ -516,6 +529,13 @@ fn evaluate(
         token_accuracy: sums.correct as f64 / counted,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+fn add(sums: &mut LossSums, more: &LossSums) {
+    sums.loss += more.loss;
+    sums.weight += more.weight;
+    sums.correct += more.correct;
+    sums.counted += more.counted;
 }
 
 fn note_best(state: &mut TrainerState, row: &EvalRow, metric: BestMetric) {
@@ -544,9 +564,9 @@ fn save(
     let path = checkpoint::write(run_folder, state.global_step, |folder| {
         match output {
             Output::Adapter(config) => lora_files::write(folder, config, learner)?,
-            Output::Full(writer) => writer
-                .write(folder, learner)
-                .map_err(|source| TrainError::SaveModel { path: folder.into(), source })?,
+            Output::Full(writer) => {
+                writer.write(folder, learner).map_err(|source| TrainError::SaveModel { path: folder.into(), source })?
+            }
         }
         if !settings.save_only_model {
             // A full checkpoint is rounded to its storage type, so the exact values go beside it.
@@ -570,8 +590,7 @@ fn save(
 fn draw(run_folder: &Path, title: &str, log: &LogFile) -> Result<(), TrainError> {
     let folder = run_folder.join("images");
     std::fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
-    let svg =
-        picture::svg(title, &log.column("loss"), &log.column("eval_loss"), &log.column("learning_rate"));
+    let svg = picture::svg(title, &log.column("loss"), &log.column("eval_loss"), &log.column("learning_rate"));
     checkpoint::write_atomically(&folder.join("loss.svg"), svg.as_bytes())
 }
 
@@ -626,4 +645,3 @@ impl Clock {
         self.row_tokens as f64 / self.row_training.as_secs_f64().max(1e-9)
     }
 }
-

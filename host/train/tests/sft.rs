@@ -251,11 +251,8 @@ fn batches_and_accumulation_give_the_same_steps() {
     let rows = samples(12, 0);
     let losses = |batch, accumulation| {
         let folder = tempfile::tempdir().unwrap();
-        let settings = SftSettings {
-            per_device_train_batch_size: batch,
-            gradient_accumulation_steps: accumulation,
-            ..settings()
-        };
+        let settings =
+            SftSettings { per_device_train_batch_size: batch, gradient_accumulation_steps: accumulation, ..settings() };
         let mut no_dropout = settings;
         no_dropout.seed = bigram::SEED_WITHOUT_DROPOUT;
         train(folder.path(), &no_dropout, &rows, None, None, false).unwrap().losses
@@ -318,7 +315,8 @@ fn without_optimizer_state_only_the_weights_resume() {
     let first = train(folder.path(), &light, &rows, None, Some(3), false).unwrap();
     let checkpoint = first.outcome.last_checkpoint.unwrap();
     assert!(!checkpoint.join("optimizer.safetensors").exists());
-    let error = train(folder.path(), &light, &rows, resume_from(checkpoint.clone()), None, false).map(|_| ()).unwrap_err();
+    let error =
+        train(folder.path(), &light, &rows, resume_from(checkpoint.clone()), None, false).map(|_| ()).unwrap_err();
     assert!(error.hint().unwrap().contains("--resume_only_model"));
     let resume = Some(Resume { checkpoint, mode: ResumeMode::WeightsAtStep });
     let second = train(folder.path(), &light, &rows, resume, None, false).unwrap();
@@ -352,7 +350,8 @@ fn the_best_checkpoint_survives_and_is_recorded() {
 fn steps_are_counted_as_transformers_counts_them() {
     let plan = |epochs, max_steps| {
         let folder = tempfile::tempdir().unwrap();
-        let settings = SftSettings { num_train_epochs: epochs, max_steps, warmup_steps: 0, warmup_ratio: 0.1, ..settings() };
+        let settings =
+            SftSettings { num_train_epochs: epochs, max_steps, warmup_steps: 0, warmup_ratio: 0.1, ..settings() };
         train(folder.path(), &settings, &samples(13, 0), None, Some(1), false).unwrap().plan
     };
     // 13 rows, 2 a batch: 7 batches, 2 a step: 4 steps.

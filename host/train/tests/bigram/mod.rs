@@ -24,8 +24,7 @@ impl Bigram {
         let zero = vec![0.0; table.len()];
         // Keys of the first steps of the seed that switches dropout off.
         let keys = (1..200).flat_map(|s| (0..8).map(move |m| (s, m)));
-        let dropout_off =
-            keys.map(|(s, m)| swift_train::batching::dropout_key(SEED_WITHOUT_DROPOUT, s, m)).collect();
+        let dropout_off = keys.map(|(s, m)| swift_train::batching::dropout_key(SEED_WITHOUT_DROPOUT, s, m)).collect();
         Self { size, table, gradient: zero.clone(), first: zero.clone(), second: zero, steps: 0, dropout_off }
     }
 

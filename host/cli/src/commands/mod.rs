@@ -1,0 +1,48 @@
+//! The commands. Each takes resolved settings and returns a failure or nothing.
+
+mod assemble;
+mod export;
+mod infer;
+mod run_folder;
+mod sft;
+
+use crate::{
+    args::{Invocation, Verb, help, parse},
+    failure::Failure,
+    render, settings,
+};
+
+/// Runs a command line.
+pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
+    let given = match parse::parse(arguments)? {
+        Invocation::Help { verb: None, .. } => {
+            render::output(&help::overview());
+            return Ok(());
+        }
+        Invocation::Help { verb: Some(verb), all } => {
+            render::output(&help::command(verb, all));
+            return Ok(());
+        }
+        Invocation::Version => {
+            render::output(concat!("swift ", env!("CARGO_PKG_VERSION"), "\n"));
+            return Ok(());
+        }
+        Invocation::Run(given) => given,
+    };
+    match given.verb {
+        Verb::Sft | Verb::Pt => sft::run(given.verb.name(), &settings::train(&given)?),
+        Verb::Infer => infer::run(&settings::infer(&given)?),
+        Verb::Export | Verb::MergeLora => export::run(&settings::export(&given)?),
+    }
+}
+
+/// Sets the number of threads for the whole process.
+fn set_threads(threads: Option<usize>) -> Result<usize, Failure> {
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| Failure::new(format!("cannot start {threads} threads: {e}"), "use a smaller --num_threads"))?;
+    }
+    Ok(rayon::current_num_threads())
+}

@@ -1,0 +1,340 @@
+//! `swift sft` and `swift pt`: settings to a run of the recipe.
+
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use half::{bf16, f16};
+use serde_json::{Value, json};
+use swift_engine::{AdamWOptions, TrainOptions, TrainSession, Tuner};
+use swift_graph::{
+    Checkpoint, StorageType,
+    lora::{self, LoraConfig},
+};
+use swift_hub::{HubError, Model, SavedTensor, save_safetensors};
+use swift_train::{
+    BoxError, Learner, Outcome, Output, Resume, ResumeMode, Run, batching,
+    checkpoint::write_json,
+    lora_files::{self, AdapterConfig, TargetModules},
+    manifest::{RunManifest, Source},
+    sft::{FullModelWriter, sft},
+};
+
+use super::{
+    assemble::{self, Samples},
+    run_folder::{self, RunFolder},
+    set_threads,
+};
+use crate::{
+    failure::Failure,
+    progress::Progress,
+    render,
+    settings::{LoraInit, Targets, TrainSettings, TunerSettings},
+};
+
+pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure> {
+    let started = jiff::ZonedDateTime::now();
+    let threads = set_threads(settings.num_threads)?;
+    let folder = run_folder::prepare(settings, &started)?;
+    let before = folder.continued.then(|| RunManifest::read(&folder.path)).transpose()?;
+
+    // The model and its graph. A rounded full checkpoint is its own base unless the exact masters are restored.
+    let full = settings.tuner == TunerSettings::Full;
+    let from_checkpoint = settings.resume.as_ref().filter(|resume| full && resume.mode != ResumeMode::Everything);
+    let base = match (from_checkpoint, &folder.checkpoint) {
+        (Some(_), Some(checkpoint)) => checkpoint.clone(),
+        _ => settings.model.path.clone(),
+    };
+    let traced = assemble::open(&base, &settings.model)?;
+    let model = &traced.model;
+    if !full {
+        assemble::check_dtype(model, settings.model.torch_dtype.as_deref())?;
+    }
+
+    // Rows to tokens.
+    let run_date = match (&settings.template.run_date, &before) {
+        (Some(date), _) => date.clone(),
+        (None, Some(before)) => before.run_date.clone(),
+        (None, None) => started.strftime("%Y-%m-%d").to_string(),
+    };
+    let encoder = assemble::encoder(model, &settings.template, settings.data.strict, &run_date)?;
+    let samples = assemble::samples(&settings.data, &encoder)?;
+    for ledger in &samples.ledgers {
+        render::note(&ledger.to_string());
+    }
+
+    // The engine, with the adapter's first values.
+    let (tuner, config) = tuner(settings)?;
+    let options = TrainOptions {
+        tuner,
+        recompute_blocks: settings.gradient_checkpointing,
+        seed: settings.recipe.seed,
+        optimizer: AdamWOptions {
+            beta1: settings.recipe.adam_beta1,
+            beta2: settings.recipe.adam_beta2,
+            eps: settings.recipe.adam_epsilon,
+            weight_decay: settings.recipe.weight_decay,
+            ..AdamWOptions::default()
+        },
+    };
+    let mut session = TrainSession::new(traced.graph.clone(), model.clone(), options)?;
+    if let Some(adapter) = settings.model.adapters.first() {
+        lora_files::load(adapter, &mut session)?;
+    }
+    let writer =
+        FullFolder { model: model.clone(), dtype: settings.model.torch_dtype.clone(), shard: settings.max_shard_bytes };
+    let output = match config {
+        Some(config) => Output::Adapter(with_module_names(config, &session)),
+        None => Output::Full(&writer),
+    };
+
+    let args = settings.effective.clone();
+    let mut manifest = describe(command, settings, &samples, &traced.plugin, model, &started, run_date, threads)?;
+    if let (Some(before), Some(checkpoint)) = (before, &folder.checkpoint) {
+        manifest.started = before.started;
+        manifest.resumed_at = before.resumed_at;
+        manifest.resumed_at.extend(swift_train::checkpoint::step_of(checkpoint));
+    }
+    manifest.write(&folder.path)?;
+    write_json(&folder.path.join("args.json"), &args)?;
+    render::note(&format!("run folder {}", folder.path.display()));
+
+    let stop = stop_flag()?;
+    let resume = settings.resume.as_ref().zip(folder.checkpoint.clone());
+    let outcome = sft(Run {
+        settings: &settings.recipe,
+        learner: &mut session,
+        train: &samples.train,
+        evaluation: &samples.evaluation,
+        run_folder: &folder.path,
+        output,
+        args: &args,
+        title: &run_folder::model_name(&settings.model.path),
+        resume: resume.map(|(resume, checkpoint)| Resume { checkpoint, mode: resume.mode }),
+        stop: &stop,
+        observer: &mut Progress::new(),
+    })?;
+    manifest.result = serde_json::to_value(&outcome).unwrap_or(Value::Null);
+    manifest.write(&folder.path)?;
+    report(command, &folder, &outcome);
+    Ok(())
+}
+
+/// The engine's tuner and, for adapters, what `adapter_config.json` will say.
+fn tuner(settings: &TrainSettings) -> Result<(Tuner, Option<AdapterConfig>), Failure> {
+    let base_model = settings.model.path.display().to_string();
+    let TunerSettings::Lora { rank, alpha, dropout, targets, modules_to_save, init, rslora } = &settings.tuner else {
+        return Ok((Tuner::Full, None));
+    };
+    // An adapter that training starts from brings its own shape.
+    if let Some(folder) = settings.model.adapters.first() {
+        let config = AdapterConfig { base_model, ..AdapterConfig::read(folder)? };
+        let lora = LoraConfig {
+            rank: config.rank as usize,
+            alpha: config.alpha,
+            dropout: config.dropout,
+            targets: match config.target_modules.clone() {
+                TargetModules::Names(names) => lora::Targets::Names(names),
+                TargetModules::Pattern(pattern) => lora::Targets::Regex(pattern),
+            },
+            modules_to_save: config.modules_to_save.clone(),
+            rslora: config.rank_stabilised,
+            ..LoraConfig::default()
+        };
+        return Ok((Tuner::Lora(lora), Some(config)));
+    }
+    let lora = LoraConfig {
+        rank: *rank,
+        alpha: *alpha,
+        dropout: *dropout,
+        targets: match targets {
+            Targets::AllLinear => lora::Targets::AllLinear,
+            Targets::Names(names) => lora::Targets::Names(names.clone()),
+            Targets::Regex(pattern) => lora::Targets::Regex(pattern.clone()),
+        },
+        modules_to_save: modules_to_save.clone(),
+        rslora: *rslora,
+        init: match init {
+            LoraInit::True => lora::LoraInit::Kaiming,
+            LoraInit::Gaussian => lora::LoraInit::Gaussian,
+            LoraInit::False => lora::LoraInit::Random,
+        },
+        ..LoraConfig::default()
+    };
+    let config = AdapterConfig {
+        base_model,
+        rank: *rank as u32,
+        alpha: *alpha,
+        dropout: *dropout,
+        target_modules: match targets {
+            // Filled in when the engine has found the modules.
+            Targets::AllLinear => TargetModules::Names(Vec::new()),
+            Targets::Names(names) => TargetModules::Names(names.clone()),
+            Targets::Regex(pattern) => TargetModules::Pattern(pattern.clone()),
+        },
+        modules_to_save: modules_to_save.clone(),
+        init_weights: match init {
+            LoraInit::True => json!(true),
+            LoraInit::False => json!(false),
+            LoraInit::Gaussian => json!("gaussian"),
+        },
+        rank_stabilised: *rslora,
+    };
+    Ok((Tuner::Lora(lora), Some(config)))
+}
+
+/// `all-linear` written out as PEFT writes it: the last parts of the adapted modules' names.
+fn with_module_names(mut config: AdapterConfig, session: &TrainSession) -> AdapterConfig {
+    if config.target_modules == TargetModules::Names(Vec::new()) {
+        let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
+        let mut names: Vec<String> = session.adapters().iter().map(|adapter| last(&adapter.module)).collect();
+        names.sort();
+        names.dedup();
+        config.target_modules = TargetModules::Names(names);
+    }
+    config
+}
+
+/// Set by the first Ctrl-C; the second one ends the process.
+fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            // Checkpoints are renamed into place, so leaving at once cannot leave a broken one.
+            #[expect(clippy::exit, reason = "a second Ctrl-C asks for it")]
+            std::process::exit(130);
+        }
+        render::note("stopping after this micro-batch; press Ctrl-C again to leave at once");
+    })
+    .map_err(|e| {
+        Failure::new(format!("cannot watch for Ctrl-C: {e}"), "start swift from a terminal or a job script")
+    })?;
+    Ok(stop)
+}
+
+fn describe(
+    command: &str,
+    settings: &TrainSettings,
+    samples: &Samples,
+    plugin: &Source,
+    model: &Model,
+    started: &jiff::ZonedDateTime,
+    run_date: String,
+    num_threads: usize,
+) -> Result<RunManifest, Failure> {
+    let mut adapters = Vec::new();
+    for folder in &settings.model.adapters {
+        let weights = folder.join(lora_files::WEIGHTS);
+        let sha256 = swift_train::checkpoint::entry_of(&weights)?.sha256;
+        adapters.push(Source { name: folder.display().to_string(), sha256, rows: None });
+    }
+    let model_name = settings.model.path.display().to_string();
+    Ok(RunManifest {
+        format: 1,
+        swift_version: env!("CARGO_PKG_VERSION").into(),
+        command: command.into(),
+        started: started.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+        run_date,
+        plugins: vec![plugin.clone()],
+        model: Source { name: model_name.clone(), sha256: model.digest()?, rows: None },
+        weights: Source { name: model_name, sha256: model.weights.content_digest(), rows: None },
+        adapters,
+        data: samples.sources.clone(),
+        encoded_train_sha256: batching::digest(&samples.train),
+        encoded_eval_sha256: batching::digest(&samples.evaluation),
+        seed: settings.recipe.seed,
+        data_seed: settings.recipe.data_seed,
+        num_threads,
+        kernels: instruction_set(),
+        settings: settings.effective.clone(),
+        rows: serde_json::to_value(&samples.ledgers).unwrap_or(Value::Null),
+        resumed_at: Vec::new(),
+        result: Value::Null,
+    })
+}
+
+/// What the kernels can use here.
+fn instruction_set() -> String {
+    let mut name = std::env::consts::ARCH.to_string();
+    #[cfg(target_arch = "x86_64")]
+    for (feature, there) in [
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+    ] {
+        if there {
+            name.push('+');
+            name.push_str(feature);
+        }
+    }
+    name
+}
+
+fn report(command: &str, folder: &RunFolder, outcome: &Outcome) {
+    let last = outcome.last_checkpoint.as_ref().map(|path| path.display().to_string());
+    if outcome.interrupted {
+        render::note(&format!("stopped after step {} of {}", outcome.global_step, outcome.max_steps));
+        match last {
+            Some(last) => render::note(&format!(
+                "to go on, run the same `swift {command}` command with `--resume_from_checkpoint {last}`"
+            )),
+            None => render::note("no step was finished, so there is nothing to resume"),
+        }
+        return;
+    }
+    let seconds = swift_train::logging::duration(outcome.elapsed_seconds);
+    let mut rows = vec![("finished", format!("{} steps in {seconds}", outcome.global_step))];
+    rows.extend(outcome.last_loss.map(|loss| ("last loss", format!("{loss:.4}"))));
+    rows.extend(outcome.last_eval_loss.map(|loss| ("validation loss", format!("{loss:.4}"))));
+    rows.extend(outcome.best_checkpoint.as_ref().map(|best| ("best", folder.path.join(best).display().to_string())));
+    rows.extend(last.map(|last| ("last", last)));
+    rows.push(("loss picture", folder.path.join("images/loss.svg").display().to_string()));
+    render::table(&rows);
+}
+
+/// Writes whole models: every tensor of the base checkpoint, trained ones with their new values.
+struct FullFolder {
+    model: Arc<Model>,
+    /// `--torch_dtype`; `None`: each tensor as the base stores it.
+    dtype: Option<String>,
+    shard: u64,
+}
+
+impl FullModelWriter for FullFolder {
+    fn write(&self, folder: &Path, learner: &dyn Learner) -> Result<(), BoxError> {
+        self.model.copy_side_files(folder, self.dtype.as_deref())?;
+        let wanted = self.dtype.as_deref().and_then(assemble::storage_type);
+        let tensors = self.model.names().into_iter().map(|name| {
+            let stored = self.model.weights.bytes(&name)?;
+            let dtype = if stored.info.dtype.is_float_weight() {
+                wanted.unwrap_or(stored.info.dtype)
+            } else {
+                stored.info.dtype
+            };
+            let bytes = match learner.values(&name) {
+                Some(values) => rounded(values, dtype),
+                None if dtype == stored.info.dtype => stored.bytes().to_vec(),
+                None => rounded(&stored.to_f32().unwrap_or_default(), dtype),
+            };
+            Ok::<_, HubError>(SavedTensor { name, dtype, shape: stored.info.shape.clone(), bytes: Cow::Owned(bytes) })
+        });
+        save_safetensors(folder, tensors, self.shard)?;
+        Ok(())
+    }
+}
+
+/// f32 values in a storage type, little-endian, rounded to nearest even.
+fn rounded(values: &[f32], dtype: StorageType) -> Vec<u8> {
+    match dtype {
+        StorageType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        StorageType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        StorageType::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}
