@@ -177,7 +177,7 @@ def check_training(options, report, history):
         options, "swift-sft.log", "sft",
         "--model", options.model, "--adapters", options.work / "initial",
         "--dataset", options.work / "rows.jsonl", "--val_dataset", options.work / "held-out.jsonl",
-        "--tuner_type", "lora", "--lora_rank", RANK, "--lora_alpha", ALPHA, "--lora_dropout", 0, "--target_modules", "all-linear",
+        "--tuner_type", "lora",
         "--torch_dtype", "float32", "--max_steps", options.steps, "--max_length", MAX_LENGTH,
         "--per_device_train_batch_size", BATCH, "--per_device_eval_batch_size", 1, "--gradient_accumulation_steps", 1,
         "--gradient_checkpointing", "false",

@@ -50,7 +50,7 @@ impl LogRow {
             "remaining_time": duration(self.remaining_seconds),
             "memory(GiB)": self.peak_memory_bytes.map(gibibytes),
             "train_speed(s/it)": rounded(self.seconds_per_step),
-            "tokens_per_second": rounded(self.tokens_per_second),
+            "train_speed(tokens/s)": rounded(self.tokens_per_second),
         })
     }
 }

@@ -166,7 +166,7 @@ fn log_of(folder: &Path) -> Vec<Value> {
     let clean = |line: &str| {
         let mut row: Value = serde_json::from_str(line).unwrap();
         for column in
-            ["elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)", "tokens_per_second", "eval_runtime"]
+            ["elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)", "train_speed(tokens/s)", "eval_runtime"]
         {
             row.as_object_mut().unwrap().remove(column);
         }
