@@ -42,7 +42,10 @@ fn files() {
     let config = place.read("model/config.json");
     place.write("model/config.json", &config.replace("\"hidden_size\":64", "\"hidden_size\":48"));
     let wrong_size = fails("sft --model model --dataset rows.jsonl --output_dir out");
-    place.write("model/config.json", &config.replace("\"qwen3\"", "\"mystery\"").replace("Qwen3ForCausalLM", "MysteryForCausalLM"));
+    place.write(
+        "model/config.json",
+        &config.replace("\"qwen3\"", "\"mystery\"").replace("Qwen3ForCausalLM", "MysteryForCausalLM"),
+    );
     let unknown_family = fails("sft --model model --dataset rows.jsonl --output_dir out");
     place.write("model/config.json", &config[..config.len() - 3]);
     let broken_config = fails("sft --model model --dataset rows.jsonl --output_dir out");
@@ -73,7 +76,10 @@ fn files() {
 fn a_malformed_row_is_counted() {
     let place = Place::new();
     let rows = place.read("rows.jsonl");
-    place.write("rows.jsonl", &format!("{rows}{{\"messages\": [{{\"role\": \"user\", \"content\": \"alone\"}}]}}\nnot json\n"));
+    place.write(
+        "rows.jsonl",
+        &format!("{rows}{{\"messages\": [{{\"role\": \"user\", \"content\": \"alone\"}}]}}\nnot json\n"),
+    );
     let said = place.swift(&place.train("run", "--max_steps 1")).good();
     let told = format!("{}{}", said.out, said.err);
     assert!(told.contains("rows.jsonl:25") && told.contains("rows.jsonl:26"), "{told}");

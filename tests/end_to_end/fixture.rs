@@ -81,11 +81,15 @@ impl Place {
         config["pad_token_id"] = json!(256);
         place.write("model/config.json", &config.to_string());
         place.write("model/tokenizer.json", &tokenizer().to_string());
-        place.write("model/tokenizer_config.json", &json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}).to_string());
+        place.write(
+            "model/tokenizer_config.json",
+            &json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}).to_string(),
+        );
         let rows: Vec<String> = (0..24)
             .map(|i| {
                 let (question, answer) = (format!("say {}", "abc".repeat(i % 5 + 1)), "xy".repeat(i % 3 + 1));
-                json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}).to_string()
+                json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+                    .to_string()
             })
             .collect();
         place.write("rows.jsonl", &(rows.join("\n") + "\n"));
@@ -131,7 +135,9 @@ impl Place {
         let said = self.swift(arguments);
         assert_eq!(said.code, Some(code), "stdout:\n{}\nstderr:\n{}", said.out, said.err);
         let real = self.folder.path().canonicalize().expect("a folder");
-        said.err.replace(&real.display().to_string(), "[here]").replace(&self.folder.path().display().to_string(), "[here]")
+        said.err
+            .replace(&real.display().to_string(), "[here]")
+            .replace(&self.folder.path().display().to_string(), "[here]")
     }
 
     /// A short training command; more arguments may follow.

@@ -25,7 +25,8 @@ fn a_job_from_rows_to_merged_weights() {
     }
     let events = std::fs::read_dir(place.path("run/runs")).expect("runs/").count();
     assert!(events > 0, "TensorBoard events");
-    let picture = std::fs::read_dir(place.path("run/images")).expect("images/").next().expect("a picture").expect("an entry");
+    let picture =
+        std::fs::read_dir(place.path("run/images")).expect("images/").next().expect("a picture").expect("an entry");
     assert!(std::fs::read_to_string(picture.path()).expect("a picture").contains("<svg"));
 
     // The same answers from base and adapter as from merged weights.
@@ -70,8 +71,12 @@ fn packed_equals_unpacked_equals_accumulated() {
     let place = Place::new();
     let common = "sft --model model --dataset rows.jsonl --add_version false --max_steps 2 --logging_steps 1 --lora_dropout 0 \
                   --learning_rate 1e-3 --dataset_shuffle false --train_dataloader_shuffle false --save_strategy no";
-    place.swift(&format!("{common} --output_dir one --per_device_train_batch_size 24 --gradient_accumulation_steps 1")).good();
-    place.swift(&format!("{common} --output_dir many --per_device_train_batch_size 3 --gradient_accumulation_steps 8")).good();
+    place
+        .swift(&format!("{common} --output_dir one --per_device_train_batch_size 24 --gradient_accumulation_steps 1"))
+        .good();
+    place
+        .swift(&format!("{common} --output_dir many --per_device_train_batch_size 3 --gradient_accumulation_steps 8"))
+        .good();
     // Every row in packs of at most 128 tokens; more packs than there are rows in a step are not needed.
     place.swift(&format!("{common} --output_dir packed --packing true --max_length 128 --per_device_train_batch_size 24 --gradient_accumulation_steps 1")).good();
     for key in ["loss", "grad_norm"] {
@@ -87,7 +92,8 @@ fn packed_equals_unpacked_equals_accumulated() {
 #[test]
 fn settings_from_yaml_with_flags_on_top() {
     let place = Place::new();
-    let yaml = "model: model\ndataset:\n  - rows.jsonl\nmax_steps: 1\noutput_dir: wrong\nadd_version: false\nlora_rank: 2\n";
+    let yaml =
+        "model: model\ndataset:\n  - rows.jsonl\nmax_steps: 1\noutput_dir: wrong\nadd_version: false\nlora_rank: 2\n";
     place.write("job.yaml", yaml);
     place.swift("sft job.yaml --output_dir right").good();
     let config: Value = serde_json::from_str(&place.read("right/checkpoint-1/adapter_config.json")).expect("JSON");
@@ -120,7 +126,8 @@ fn chat_from_a_pipe() {
     use std::io::Write;
     let place = Place::new();
     let mut command = place.command("infer --model model --temperature 0 --max_new_tokens 3");
-    let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let mut child =
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
     child.stdin.take().expect("a pipe").write_all(b"hello\n").expect("written");
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success());

@@ -35,7 +35,12 @@ fn killed_at_any_moment_and_resumed() {
     // Moments spread over the run, the same in every test.
     for (round, part) in [0.35, 0.55, 0.7, 0.85, 0.95].into_iter().enumerate() {
         let run = format!("killed-{round}");
-        let mut child = place.command(&place.train(&run, more)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut child = place
+            .command(&place.train(&run, more))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
         std::thread::sleep(length.mul_f64(part));
         let _ = child.kill();
         let _ = child.wait();
@@ -45,9 +50,16 @@ fn killed_at_any_moment_and_resumed() {
         let resume = if any > 0 { format!("--resume_from_checkpoint {run}") } else { String::new() };
         place.swift(&place.train(&run, &format!("{more} {resume}"))).good();
         let result = "checkpoint-12/adapter_model.safetensors";
-        assert_eq!(place.bytes(&format!("whole/{result}")), place.bytes(&format!("{run}/{result}")), "killed at {part} of the run");
+        assert_eq!(
+            place.bytes(&format!("whole/{result}")),
+            place.bytes(&format!("{run}/{result}")),
+            "killed at {part} of the run"
+        );
         let left = std::fs::read_dir(place.path(&run)).expect("a run").flatten();
-        assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().starts_with("tmp-")), "no half-written checkpoint stays");
+        assert!(
+            left.into_iter().all(|e| !e.file_name().to_string_lossy().starts_with("tmp-")),
+            "no half-written checkpoint stays"
+        );
     }
 }
 
@@ -56,7 +68,12 @@ fn killed_at_any_moment_and_resumed() {
 fn ctrl_c_saves_and_says_how_to_go_on() {
     let place = Place::new();
     let more = "--max_steps 2000 --save_steps 5000 --logging_steps 1";
-    let mut child = place.command(&place.train("run", more)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = place
+        .command(&place.train("run", more))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let log = place.path("run/logging.jsonl");
     let begun = Instant::now();
     while std::fs::read_to_string(&log).map_or(0, |t| t.lines().count()) < 3 {
