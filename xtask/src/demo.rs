@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{Result, root, test::run};
 
-pub(crate) use make::{pretrain, write_rows};
+pub(crate) use make::pretrain;
 
 /// Files of the demo in the repository.
 fn folder() -> PathBuf {

@@ -4,7 +4,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod names;
+mod demo;
+mod docs;
 mod plugins;
+mod test;
 mod toolchain;
 mod wit;
 
@@ -17,6 +20,10 @@ usage: cargo xtask <chore>
   plugins build           build the first-party plugins into plugins/dist
   plugins build --check   build them and compare with plugins/dist
   wit-check               compare the contracts in wit/ with the released ones in wit/frozen
+  test [arguments]        run all tests; arguments go to cargo nextest run
+  demo                    build swift, fine-tune a small model, and show what it learned
+  demo pretrain           make the demo's model again: untrained weights, corpus, `swift pt`
+  docs [--check]          write the generated pages of docs/, or compare them
 ";
 
 /// What a chore ends with; the message says what to do.
@@ -32,6 +39,11 @@ fn main() -> ExitCode {
         ["plugins", "build"] => plugins::build(false),
         ["plugins", "build", "--check"] => plugins::build(true),
         ["wit-check"] => wit::check(),
+        ["test", ref more @ ..] => test::all(more),
+        ["demo"] => demo::demo(),
+        ["demo", "pretrain"] => demo::pretrain(),
+        ["docs"] => docs::write(false),
+        ["docs", "--check"] => docs::write(true),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

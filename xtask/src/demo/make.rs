@@ -100,7 +100,7 @@ fn sentence(random: &mut Random, date: Date) -> String {
 }
 
 /// Fine-tuning rows: 600 to train on, 150 held out, of other dates.
-pub(crate) fn write_rows() -> Result<()> {
+fn write_rows() -> Result<()> {
     for (name, seed, count, held_out) in [("train", 1, 600, false), ("held-out", 2, 150, true)] {
         let mut random = Random(seed);
         let mut lines = String::new();
