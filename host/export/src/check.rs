@@ -85,11 +85,11 @@ impl MatrixCheck {
                 .sum::<f64>()
                 + 1e-30;
             let share = (dot(merged) - wanted).abs() / allowed;
-            if share > self.worst_share_of_rounding || !share.is_finite() {
+            if share > self.worst_share_of_rounding || share.is_nan() {
                 self.worst_share_of_rounding = share;
                 self.worst_matrix = name.to_owned();
             }
-            if !(share <= 1.0) {
+            if share > 1.0 || share.is_nan() {
                 return Err(ExportError::Check {
                     what: format!("`{name}` (in shares of its rounding)"),
                     found: share,
@@ -125,7 +125,7 @@ impl LogitCheck {
             let batch = Batch::of_sequences(&[&sequence]);
             let difference = relative_difference(&unmerged.logits(&batch)?, &merged.logits(&batch)?);
             check.sequences.push(sequence);
-            if !(difference <= check.bound) {
+            if difference > check.bound || difference.is_nan() {
                 return Err(ExportError::Check { what: "the logits".into(), found: difference, bound: check.bound });
             }
             check.max_relative_difference = check.max_relative_difference.max(difference);

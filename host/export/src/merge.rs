@@ -255,7 +255,7 @@ fn stored(tensor: &str, values: &[f32], dtype: StorageType) -> Result<Vec<u8>, E
         other => return Err(ExportError::StorageType { tensor: tensor.into(), dtype: other.name() }),
     };
     let limit = if dtype == StorageType::F16 { 65504.0 } else { f32::MAX };
-    match values.iter().find(|v| !(v.abs() <= limit)) {
+    match values.iter().find(|v| v.abs() > limit || v.is_nan()) {
         None => Ok(bytes),
         Some(&value) => Err(ExportError::Range { tensor: tensor.into(), dtype: dtype.name(), value }),
     }

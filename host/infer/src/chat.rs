@@ -38,9 +38,7 @@ impl Command {
         let Some(command) = line.strip_prefix('/') else {
             return Self::Say(line.into());
         };
-        let (word, rest) = command
-            .split_once(char::is_whitespace)
-            .unwrap_or((command, ""));
+        let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         match (word, rest.trim()) {
             ("clear", "") => Self::Clear,
             ("exit" | "quit", "") => Self::Exit,
@@ -61,10 +59,7 @@ pub struct Conversation {
 impl Conversation {
     /// A chat with nothing said. Without a system message the template decides.
     pub fn new(system: Option<String>) -> Self {
-        Self {
-            system,
-            turns: Vec::new(),
-        }
+        Self { system, turns: Vec::new() }
     }
 
     /// Forgets what was said; the system message stays.
@@ -113,10 +108,7 @@ mod tests {
             ("", Command::Nothing),
             ("/clear", Command::Clear),
             ("/exit", Command::Exit),
-            (
-                "/system You are a  pirate",
-                Command::System("You are a  pirate".into()),
-            ),
+            ("/system You are a  pirate", Command::System("You are a  pirate".into())),
             ("/system", Command::System(String::new())),
             ("//etc/hosts?", Command::Say("/etc/hosts?".into())),
             ("/clera", Command::Unknown("clera".into())),

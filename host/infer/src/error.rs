@@ -8,19 +8,11 @@ use swift_engine::EngineError;
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
     #[error("prompt {}: it has {tokens} tokens, and the model's context ends at {max_length}", index + 1)]
-    PromptTooLong {
-        index: usize,
-        tokens: usize,
-        max_length: usize,
-    },
+    PromptTooLong { index: usize, tokens: usize, max_length: usize },
     #[error("prompt {}: it is empty", index + 1)]
     EmptyPrompt { index: usize },
     #[error("{name} is {value}: {message}")]
-    Setting {
-        name: &'static str,
-        value: String,
-        message: &'static str,
-    },
+    Setting { name: &'static str, value: String, message: &'static str },
     #[error("prompt {}, new token {}: the model's logits are not finite numbers", index + 1, position + 1)]
     NotFinite { index: usize, position: usize },
     #[error("the next token cannot be drawn: {message}")]

@@ -55,10 +55,7 @@ pub enum Event<'a> {
     /// More text of an answer: whole characters.
     Text { index: usize, text: &'a str },
     /// An answer is done.
-    Finished {
-        index: usize,
-        completion: &'a Completion,
-    },
+    Finished { index: usize, completion: &'a Completion },
 }
 
 /// All answers, in the order of the requests, and how long they took.
@@ -78,11 +75,7 @@ impl Generation {
     /// New tokens in a second, of the whole time.
     pub fn tokens_per_second(&self) -> f64 {
         let seconds = (self.prefill + self.decode).as_secs_f64();
-        if seconds > 0.0 {
-            self.new_tokens as f64 / seconds
-        } else {
-            0.0
-        }
+        if seconds > 0.0 { self.new_tokens as f64 / seconds } else { 0.0 }
     }
 }
 
@@ -112,18 +105,8 @@ struct Active<'a> {
 
 impl Generator {
     /// `end_ids` end an answer; `max_length` is the model's context in tokens.
-    pub fn new(
-        session: InferSession,
-        tokenizer: Tokenizer,
-        end_ids: Vec<u32>,
-        max_length: Option<usize>,
-    ) -> Self {
-        Self {
-            session,
-            tokenizer,
-            end_ids,
-            max_length,
-        }
+    pub fn new(session: InferSession, tokenizer: Tokenizer, end_ids: Vec<u32>, max_length: Option<usize>) -> Self {
+        Self { session, tokenizer, end_ids, max_length }
     }
 
     /// The session, for logits.
@@ -140,11 +123,9 @@ impl Generator {
             return Err(InferError::EmptyPrompt { index });
         }
         match self.max_length {
-            Some(max_length) if prompt.len() >= max_length => Err(InferError::PromptTooLong {
-                index,
-                tokens: prompt.len(),
-                max_length,
-            }),
+            Some(max_length) if prompt.len() >= max_length => {
+                Err(InferError::PromptTooLong { index, tokens: prompt.len(), max_length })
+            }
             _ => Ok(()),
         }
     }
@@ -162,23 +143,9 @@ impl Generator {
         for (index, request) in requests.iter().enumerate() {
             self.check_prompt(index, &request.prompt)?;
         }
-        let Self {
-            session,
-            tokenizer,
-            end_ids,
-            max_length,
-        } = self;
+        let Self { session, tokenizer, end_ids, max_length } = self;
         let mut active: Vec<Active<'_>> = Vec::new();
-        let outcome = run(
-            session,
-            tokenizer,
-            end_ids,
-            *max_length,
-            requests,
-            batch_size.max(1),
-            observe,
-            &mut active,
-        );
+        let outcome = run(session, tokenizer, end_ids, *max_length, requests, batch_size.max(1), observe, &mut active);
         for left in active {
             session.end(left.sequence);
         }
@@ -208,18 +175,13 @@ fn run<'a>(
             && let Some((index, request)) = waiting.next()
         {
             has_prompt = true;
-            active.push(begin(
-                session, tokenizer, end_ids, max_length, index, request,
-            )?);
+            active.push(begin(session, tokenizer, end_ids, max_length, index, request)?);
         }
         if active.is_empty() {
             break;
         }
         let clock = Instant::now();
-        let work: Vec<(SequenceId, &[u32])> = active
-            .iter()
-            .map(|a| (a.sequence, a.next.as_slice()))
-            .collect();
+        let work: Vec<(SequenceId, &[u32])> = active.iter().map(|a| (a.sequence, a.next.as_slice())).collect();
         let logits = session.extend(&work)?;
         let mut finished = Vec::new();
         for (place, (answer, logits)) in active.iter_mut().zip(logits).enumerate() {
@@ -228,18 +190,11 @@ fn run<'a>(
                 finished.push(place);
             }
         }
-        *(if has_prompt {
-            &mut prefill
-        } else {
-            &mut decode
-        }) += clock.elapsed();
+        *(if has_prompt { &mut prefill } else { &mut decode }) += clock.elapsed();
         for place in finished.into_iter().rev() {
             let answer = active.remove(place);
             session.end(answer.sequence);
-            let event = Event::Finished {
-                index: answer.index,
-                completion: &answer.completion,
-            };
+            let event = Event::Finished { index: answer.index, completion: &answer.completion };
             interrupted |= observe(event).is_break();
             done[answer.index] = Some(answer.completion);
         }
@@ -280,15 +235,9 @@ fn begin<'a>(
 ) -> Result<Active<'a>, InferError> {
     let settings = &request.settings;
     // A stop word that is a token (`<|im_end|>`) has no text when it is special: it ends the answer as a token.
-    let stop_ids = settings
-        .stop_words
-        .iter()
-        .filter_map(|word| tokenizer.token_to_id(word));
+    let stop_ids = settings.stop_words.iter().filter_map(|word| tokenizer.token_to_id(word));
     let room = max_length.map(|length| length - request.prompt.len());
-    let wanted = settings
-        .max_new_tokens
-        .or(room)
-        .unwrap_or(FALLBACK_NEW_TOKENS);
+    let wanted = settings.max_new_tokens.or(room).unwrap_or(FALLBACK_NEW_TOKENS);
     Ok(Active {
         index,
         sequence: session.start()?,
@@ -318,10 +267,7 @@ impl Active<'_> {
     ) -> Result<Option<FinishReason>, InferError> {
         let position = self.completion.tokens.len();
         if !logits.iter().all(|logit| logit.is_finite()) {
-            return Err(InferError::NotFinite {
-                index: self.index,
-                position,
-            });
+            return Err(InferError::NotFinite { index: self.index, position });
         }
         let token = self.sampler.sample(logits, &self.context)?;
         self.context.push(token);
@@ -362,19 +308,10 @@ impl Active<'_> {
         stopped
     }
 
-    fn emit(
-        &mut self,
-        text: &str,
-        observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-        interrupted: &mut bool,
-    ) {
+    fn emit(&mut self, text: &str, observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>, interrupted: &mut bool) {
         if !text.is_empty() {
             self.completion.text.push_str(text);
-            *interrupted |= observe(Event::Text {
-                index: self.index,
-                text,
-            })
-            .is_break();
+            *interrupted |= observe(Event::Text { index: self.index, text }).is_break();
         }
     }
 }

@@ -25,9 +25,7 @@ impl Prompt {
     /// Takes the last message off if it is the assistant's.
     pub fn of(row: &Row) -> Self {
         let mut messages = row.messages.clone();
-        let label = messages
-            .pop_if(|message| message.role == "assistant")
-            .map(|message| message.content);
+        let label = messages.pop_if(|message| message.role == "assistant").map(|message| message.content);
         Self { messages, label }
     }
 
@@ -43,12 +41,7 @@ impl Prompt {
             }
         }
         let answer = Message::new("assistant", completion.text.clone());
-        let messages: Vec<Value> = self
-            .messages
-            .iter()
-            .chain([&answer])
-            .map(message_json)
-            .collect();
+        let messages: Vec<Value> = self.messages.iter().chain([&answer]).map(message_json).collect();
         line.insert("messages".into(), Value::Array(messages));
         Value::Object(line)
     }
@@ -67,21 +60,10 @@ fn message_json(message: &Message) -> Value {
 /// # Errors
 /// When the file cannot be read.
 pub fn raw_columns(path: &Path) -> Result<HashMap<usize, Map<String, Value>>, InferError> {
-    let read = |source| InferError::Io {
-        action: "read",
-        path: path.into(),
-        source,
-    };
-    let extension = path
-        .extension()
-        .map(|e| e.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
+    let read = |source| InferError::Io { action: "read", path: path.into(), source };
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let object = |value: Value| {
-        if let Value::Object(object) = value {
-            Some(object)
-        } else {
-            None
-        }
+        if let Value::Object(object) = value { Some(object) } else { None }
     };
     let text = match extension.as_str() {
         "jsonl" | "ndjson" | "json" => std::fs::read_to_string(path).map_err(read)?,
@@ -89,21 +71,11 @@ pub fn raw_columns(path: &Path) -> Result<HashMap<usize, Map<String, Value>>, In
     };
     let text = text.trim_start_matches('\u{feff}');
     let values: Vec<Option<Value>> = if extension == "json" {
-        serde_json::from_str::<Vec<Value>>(text)
-            .unwrap_or_default()
-            .into_iter()
-            .map(Some)
-            .collect()
+        serde_json::from_str::<Vec<Value>>(text).unwrap_or_default().into_iter().map(Some).collect()
     } else {
-        text.split('\n')
-            .map(|line| serde_json::from_str(line).ok())
-            .collect()
+        text.split('\n').map(|line| serde_json::from_str(line).ok()).collect()
     };
-    Ok(values
-        .into_iter()
-        .enumerate()
-        .filter_map(|(i, value)| Some((i + 1, object(value?)?)))
-        .collect())
+    Ok(values.into_iter().enumerate().filter_map(|(i, value)| Some((i + 1, object(value?)?))).collect())
 }
 
 /// Writes lines in order although answers come in any order; each line is in the file as soon as all before it are.
@@ -120,20 +92,11 @@ impl ResultFile {
     /// # Errors
     /// When that fails.
     pub fn create(path: &Path) -> Result<Self, InferError> {
-        let fail = |source| InferError::Io {
-            action: "create",
-            path: path.into(),
-            source,
-        };
+        let fail = |source| InferError::Io { action: "create", path: path.into(), source };
         if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(fail)?;
         }
-        Ok(Self {
-            path: path.into(),
-            file: File::create(path).map_err(fail)?,
-            next: 0,
-            early: BTreeMap::new(),
-        })
+        Ok(Self { path: path.into(), file: File::create(path).map_err(fail)?, next: 0, early: BTreeMap::new() })
     }
 
     /// Adds the line of row `index`, counted from zero.
@@ -143,14 +106,8 @@ impl ResultFile {
     pub fn add(&mut self, index: usize, line: Value) -> Result<(), InferError> {
         self.early.insert(index, line);
         while let Some(line) = self.early.remove(&self.next) {
-            let fail = |source| InferError::Io {
-                action: "write",
-                path: self.path.clone(),
-                source,
-            };
-            self.file
-                .write_all((line.to_string() + "\n").as_bytes())
-                .map_err(fail)?;
+            let fail = |source| InferError::Io { action: "write", path: self.path.clone(), source };
+            self.file.write_all((line.to_string() + "\n").as_bytes()).map_err(fail)?;
             self.next += 1;
         }
         Ok(())

@@ -19,15 +19,8 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler with random numbers of its own.
     pub fn new(sampling: Sampling, seed: u64) -> Self {
-        let draw = if sampling.is_greedy() {
-            Draw::ArgMax
-        } else {
-            Draw::All { temperature: 1.0 }
-        };
-        Self {
-            sampling,
-            draw: LogitsProcessor::from_sampling(seed, draw),
-        }
+        let draw = if sampling.is_greedy() { Draw::ArgMax } else { Draw::All { temperature: 1.0 } };
+        Self { sampling, draw: LogitsProcessor::from_sampling(seed, draw) }
     }
 
     /// The next token. `logits` has one finite number a token of the vocabulary, `context` are the tokens so far.
@@ -35,15 +28,11 @@ impl Sampler {
     /// # Errors
     /// When no token can be drawn.
     pub fn sample(&mut self, logits: Vec<f32>, context: &[u32]) -> Result<u32, InferError> {
-        let failed = |e: candle_core::Error| InferError::Sampling {
-            message: e.to_string(),
-        };
+        let failed = |e: candle_core::Error| InferError::Sampling { message: e.to_string() };
         let size = logits.len();
         let mut logits = Tensor::from_vec(logits, size, &Device::Cpu).map_err(failed)?;
         if self.sampling.repetition_penalty != 1.0 {
-            logits =
-                apply_repeat_penalty(&logits, self.sampling.repetition_penalty as f32, context)
-                    .map_err(failed)?;
+            logits = apply_repeat_penalty(&logits, self.sampling.repetition_penalty as f32, context).map_err(failed)?;
         }
         if !self.sampling.is_greedy() {
             let mut kept = logits.to_vec1::<f32>().map_err(failed)?;
@@ -67,9 +56,7 @@ pub fn filter(logits: &mut [f32], sampling: &Sampling) {
         cut(logits, |logit| logit < kth);
     }
     if sampling.top_p < 1.0 {
-        let mut order: Vec<usize> = (0..logits.len())
-            .filter(|&i| logits[i] > f32::NEG_INFINITY)
-            .collect();
+        let mut order: Vec<usize> = (0..logits.len()).filter(|&i| logits[i] > f32::NEG_INFINITY).collect();
         // Least likely first; of equal ones, the later first, so that the earlier is kept.
         order.sort_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
         let total = mass(logits);
@@ -85,17 +72,12 @@ pub fn filter(logits: &mut [f32], sampling: &Sampling) {
     }
     if sampling.min_p > 0.0 {
         let most = most(logits);
-        cut(logits, |logit| {
-            f64::from(logit - most).exp() < sampling.min_p
-        });
+        cut(logits, |logit| f64::from(logit - most).exp() < sampling.min_p);
     }
 }
 
 fn cut(logits: &mut [f32], unwanted: impl Fn(f32) -> bool) {
-    logits
-        .iter_mut()
-        .filter(|logit| unwanted(**logit))
-        .for_each(|logit| *logit = f32::NEG_INFINITY);
+    logits.iter_mut().filter(|logit| unwanted(**logit)).for_each(|logit| *logit = f32::NEG_INFINITY);
 }
 
 fn most(logits: &[f32]) -> f32 {
@@ -105,10 +87,7 @@ fn most(logits: &[f32]) -> f32 {
 /// Sum of the exponentials, relative to the largest.
 fn mass(logits: &[f32]) -> f64 {
     let most = most(logits);
-    logits
-        .iter()
-        .map(|&logit| f64::from(logit - most).exp())
-        .sum()
+    logits.iter().map(|&logit| f64::from(logit - most).exp()).sum()
 }
 
 #[cfg(test)]
@@ -123,16 +102,11 @@ mod tests {
     fn kept(probabilities: &[f64], sampling: &Sampling) -> Vec<usize> {
         let mut logits = logits(probabilities);
         filter(&mut logits, sampling);
-        (0..logits.len())
-            .filter(|&i| logits[i] > f32::NEG_INFINITY)
-            .collect()
+        (0..logits.len()).filter(|&i| logits[i] > f32::NEG_INFINITY).collect()
     }
 
     fn plain() -> Sampling {
-        Sampling {
-            temperature: 1.0,
-            ..Sampling::GREEDY
-        }
+        Sampling { temperature: 1.0, ..Sampling::GREEDY }
     }
 
     const P: [f64; 5] = [0.1, 0.4, 0.05, 0.25, 0.2];
@@ -140,129 +114,28 @@ mod tests {
     #[test]
     fn filters_keep_what_transformers_keeps() {
         assert_eq!(kept(&P, &plain()), [0, 1, 2, 3, 4]);
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    top_k: 2,
-                    ..plain()
-                }
-            ),
-            [1, 3]
-        );
+        assert_eq!(kept(&P, &Sampling { top_k: 2, ..plain() }), [1, 3]);
         // Equal to the k-th: kept too.
-        assert_eq!(
-            kept(
-                &[0.3, 0.3, 0.3, 0.1],
-                &Sampling {
-                    top_k: 2,
-                    ..plain()
-                }
-            ),
-            [0, 1, 2]
-        );
+        assert_eq!(kept(&[0.3, 0.3, 0.3, 0.1], &Sampling { top_k: 2, ..plain() }), [0, 1, 2]);
         // 0.4 + 0.25 reaches 0.6.
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    top_p: 0.6,
-                    ..plain()
-                }
-            ),
-            [1, 3]
-        );
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    top_p: 0.7,
-                    ..plain()
-                }
-            ),
-            [1, 3, 4]
-        );
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    top_p: 0.0,
-                    ..plain()
-                }
-            ),
-            [1]
-        );
+        assert_eq!(kept(&P, &Sampling { top_p: 0.6, ..plain() }), [1, 3]);
+        assert_eq!(kept(&P, &Sampling { top_p: 0.7, ..plain() }), [1, 3, 4]);
+        assert_eq!(kept(&P, &Sampling { top_p: 0.0, ..plain() }), [1]);
         // After top-k 3, the rest sums to one again: 0.4 / 0.85 = 0.47, 0.25 / 0.85 = 0.29.
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    top_k: 3,
-                    top_p: 0.45,
-                    ..plain()
-                }
-            ),
-            [1]
-        );
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    top_k: 3,
-                    top_p: 0.7,
-                    ..plain()
-                }
-            ),
-            [1, 3]
-        );
+        assert_eq!(kept(&P, &Sampling { top_k: 3, top_p: 0.45, ..plain() }), [1]);
+        assert_eq!(kept(&P, &Sampling { top_k: 3, top_p: 0.7, ..plain() }), [1, 3]);
         // A quarter of 0.4 is 0.1; half of it 0.2.
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    min_p: 0.24,
-                    ..plain()
-                }
-            ),
-            [0, 1, 3, 4]
-        );
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    min_p: 0.6,
-                    ..plain()
-                }
-            ),
-            [1, 3]
-        );
+        assert_eq!(kept(&P, &Sampling { min_p: 0.24, ..plain() }), [0, 1, 3, 4]);
+        assert_eq!(kept(&P, &Sampling { min_p: 0.6, ..plain() }), [1, 3]);
         // Temperature comes first: at 0.5 the probabilities are squared, 0.16 of 0.275.
-        assert_eq!(
-            kept(
-                &P,
-                &Sampling {
-                    temperature: 0.5,
-                    top_p: 0.55,
-                    ..plain()
-                }
-            ),
-            [1]
-        );
+        assert_eq!(kept(&P, &Sampling { temperature: 0.5, top_p: 0.55, ..plain() }), [1]);
     }
 
     #[test]
     fn draws_follow_the_probabilities_and_the_seed() {
         let draws = |seed| {
-            let mut sampler = Sampler::new(
-                Sampling {
-                    top_k: 2,
-                    ..plain()
-                },
-                seed,
-            );
-            (0..4000)
-                .map(|_| sampler.sample(logits(&P), &[]).unwrap())
-                .collect::<Vec<_>>()
+            let mut sampler = Sampler::new(Sampling { top_k: 2, ..plain() }, seed);
+            (0..4000).map(|_| sampler.sample(logits(&P), &[]).unwrap()).collect::<Vec<_>>()
         };
         let first = draws(1);
         assert_eq!(first, draws(1));
@@ -275,21 +148,13 @@ mod tests {
 
     #[test]
     fn the_penalty_counts_each_token_once_and_works_without_sampling() {
-        let penalty = Sampling {
-            repetition_penalty: 2.0,
-            ..Sampling::GREEDY
-        };
+        let penalty = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
         let mut sampler = Sampler::new(penalty, 0);
         // 4 / 2 = 2 still wins over 1.5, also when the token stands three times.
         assert_eq!(sampler.sample(vec![4.0, 1.5, -1.0], &[0, 0, 0]).unwrap(), 0);
         assert_eq!(sampler.sample(vec![4.0, 2.5, -1.0], &[0]).unwrap(), 1);
         // Negative logits are multiplied: -2 against -1.5.
         assert_eq!(sampler.sample(vec![-1.0, -1.5], &[0]).unwrap(), 1);
-        assert_eq!(
-            Sampler::new(Sampling::GREEDY, 0)
-                .sample(vec![1.0, 3.0, 2.0], &[1])
-                .unwrap(),
-            1
-        );
+        assert_eq!(Sampler::new(Sampling::GREEDY, 0).sample(vec![1.0, 3.0, 2.0], &[1]).unwrap(), 1);
     }
 }

@@ -40,13 +40,7 @@ pub struct Sampling {
 
 impl Sampling {
     /// The most likely token, always.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-    };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
 
     /// Whether nothing is drawn.
     pub fn is_greedy(&self) -> bool {
@@ -71,10 +65,7 @@ impl GenerationSettings {
     ///
     /// # Errors
     /// When a number is out of its range.
-    pub fn resolve(
-        flags: &GenerationFlags,
-        defaults: &GenerationDefaults,
-    ) -> Result<Self, InferError> {
+    pub fn resolve(flags: &GenerationFlags, defaults: &GenerationDefaults) -> Result<Self, InferError> {
         let temperature = match flags.temperature {
             Some(given) => given,
             None if defaults.do_sample == Some(true) => defaults.temperature.unwrap_or(1.0),
@@ -85,24 +76,11 @@ impl GenerationSettings {
             top_k: flags.top_k.or(defaults.top_k).map_or(TOP_K, |k| k as usize),
             top_p: flags.top_p.or(defaults.top_p).unwrap_or(1.0),
             min_p: flags.min_p.or(defaults.min_p).unwrap_or(0.0),
-            repetition_penalty: flags
-                .repetition_penalty
-                .or(defaults.repetition_penalty)
-                .unwrap_or(1.0),
+            repetition_penalty: flags.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
         };
-        let wrong = |name, value: f64, message| {
-            Err(InferError::Setting {
-                name,
-                value: value.to_string(),
-                message,
-            })
-        };
+        let wrong = |name, value: f64, message| Err(InferError::Setting { name, value: value.to_string(), message });
         if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
-            return wrong(
-                "temperature",
-                sampling.temperature,
-                "it must be 0 (greedy) or a positive number",
-            );
+            return wrong("temperature", sampling.temperature, "it must be 0 (greedy) or a positive number");
         }
         if !(0.0..=1.0).contains(&sampling.top_p) {
             return wrong("top_p", sampling.top_p, "it is a probability, from 0 to 1");
@@ -117,27 +95,15 @@ impl GenerationSettings {
                 "it must be a positive number; 1 changes nothing",
             );
         }
-        let max_new_tokens = flags
-            .max_new_tokens
-            .or(defaults.max_new_tokens)
-            .map(|n| n as usize);
+        let max_new_tokens = flags.max_new_tokens.or(defaults.max_new_tokens).map(|n| n as usize);
         if max_new_tokens == Some(0) {
             return wrong("max_new_tokens", 0.0, "it must be at least 1");
         }
         if flags.stop_words.iter().any(String::is_empty) {
             let message = "a stop word must have at least one character";
-            return Err(InferError::Setting {
-                name: "stop_words",
-                value: "an empty text".into(),
-                message,
-            });
+            return Err(InferError::Setting { name: "stop_words", value: "an empty text".into(), message });
         }
-        Ok(Self {
-            sampling,
-            max_new_tokens,
-            stop_words: flags.stop_words.clone(),
-            seed: flags.seed,
-        })
+        Ok(Self { sampling, max_new_tokens, stop_words: flags.stop_words.clone(), seed: flags.seed })
     }
 }
 
@@ -148,43 +114,16 @@ mod tests {
     #[test]
     fn flags_stand_over_the_checkpoint_and_the_checkpoint_over_greedy() {
         let none = GenerationFlags::default();
-        let plain = GenerationDefaults {
-            temperature: Some(0.6),
-            ..GenerationDefaults::default()
-        };
-        assert!(
-            GenerationSettings::resolve(&none, &plain)
-                .unwrap()
-                .sampling
-                .is_greedy()
-        );
-        let sampled = GenerationDefaults {
-            do_sample: Some(true),
-            top_k: Some(20),
-            max_new_tokens: Some(9),
-            ..plain
-        };
+        let plain = GenerationDefaults { temperature: Some(0.6), ..GenerationDefaults::default() };
+        assert!(GenerationSettings::resolve(&none, &plain).unwrap().sampling.is_greedy());
+        let sampled = GenerationDefaults { do_sample: Some(true), top_k: Some(20), max_new_tokens: Some(9), ..plain };
         let got = GenerationSettings::resolve(&none, &sampled).unwrap();
-        assert_eq!(
-            (
-                got.sampling.temperature,
-                got.sampling.top_k,
-                got.max_new_tokens
-            ),
-            (0.6, 20, Some(9))
-        );
-        let flags = GenerationFlags {
-            temperature: Some(0.0),
-            max_new_tokens: Some(3),
-            ..none.clone()
-        };
+        assert_eq!((got.sampling.temperature, got.sampling.top_k, got.max_new_tokens), (0.6, 20, Some(9)));
+        let flags = GenerationFlags { temperature: Some(0.0), max_new_tokens: Some(3), ..none.clone() };
         let got = GenerationSettings::resolve(&flags, &sampled).unwrap();
         assert!(got.sampling.is_greedy());
         assert_eq!(got.max_new_tokens, Some(3));
-        let flags = GenerationFlags {
-            temperature: Some(0.3),
-            ..none
-        };
+        let flags = GenerationFlags { temperature: Some(0.3), ..none };
         let got = GenerationSettings::resolve(&flags, &GenerationDefaults::default()).unwrap();
         assert_eq!((got.sampling.temperature, got.sampling.top_k), (0.3, TOP_K));
     }
@@ -193,59 +132,15 @@ mod tests {
     fn numbers_out_of_range_are_named() {
         let base = GenerationFlags::default;
         for (flags, name) in [
-            (
-                GenerationFlags {
-                    temperature: Some(-1.0),
-                    ..base()
-                },
-                "temperature",
-            ),
-            (
-                GenerationFlags {
-                    temperature: Some(f64::NAN),
-                    ..base()
-                },
-                "temperature",
-            ),
-            (
-                GenerationFlags {
-                    top_p: Some(1.5),
-                    ..base()
-                },
-                "top_p",
-            ),
-            (
-                GenerationFlags {
-                    min_p: Some(-0.5),
-                    ..base()
-                },
-                "min_p",
-            ),
-            (
-                GenerationFlags {
-                    repetition_penalty: Some(0.0),
-                    ..base()
-                },
-                "repetition_penalty",
-            ),
-            (
-                GenerationFlags {
-                    max_new_tokens: Some(0),
-                    ..base()
-                },
-                "max_new_tokens",
-            ),
-            (
-                GenerationFlags {
-                    stop_words: vec![String::new()],
-                    ..base()
-                },
-                "stop_words",
-            ),
+            (GenerationFlags { temperature: Some(-1.0), ..base() }, "temperature"),
+            (GenerationFlags { temperature: Some(f64::NAN), ..base() }, "temperature"),
+            (GenerationFlags { top_p: Some(1.5), ..base() }, "top_p"),
+            (GenerationFlags { min_p: Some(-0.5), ..base() }, "min_p"),
+            (GenerationFlags { repetition_penalty: Some(0.0), ..base() }, "repetition_penalty"),
+            (GenerationFlags { max_new_tokens: Some(0), ..base() }, "max_new_tokens"),
+            (GenerationFlags { stop_words: vec![String::new()], ..base() }, "stop_words"),
         ] {
-            let error = GenerationSettings::resolve(&flags, &GenerationDefaults::default())
-                .unwrap_err()
-                .to_string();
+            let error = GenerationSettings::resolve(&flags, &GenerationDefaults::default()).unwrap_err().to_string();
             assert!(error.starts_with(name), "{error}");
         }
     }

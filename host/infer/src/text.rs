@@ -23,20 +23,11 @@ pub struct Detokenizer<'a> {
 impl<'a> Detokenizer<'a> {
     /// No text yet. Special tokens have none.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self {
-            tokenizer,
-            tokens: Vec::new(),
-            begin: 0,
-            given: 0,
-        }
+        Self { tokenizer, tokens: Vec::new(), begin: 0, given: 0 }
     }
 
     fn decode(&self, from: usize, to: usize) -> Result<String, InferError> {
-        self.tokenizer
-            .decode(&self.tokens[from..to], true)
-            .map_err(|e| InferError::Decode {
-                message: e.to_string(),
-            })
+        self.tokenizer.decode(&self.tokens[from..to], true).map_err(|e| InferError::Decode { message: e.to_string() })
     }
 
     /// The text that the next token completes; empty while a character is not whole.
@@ -68,10 +59,7 @@ impl<'a> Detokenizer<'a> {
 
 fn difference(before: &str, now: &str) -> String {
     // Only a decoder that rewrites its own past differs in the common part; its new length still tells where to cut.
-    now.strip_prefix(before)
-        .or_else(|| now.get(before.len()..))
-        .unwrap_or_default()
-        .to_owned()
+    now.strip_prefix(before).or_else(|| now.get(before.len()..)).unwrap_or_default().to_owned()
 }
 
 /// Holds back text that may be the beginning of a stop word.
@@ -83,21 +71,13 @@ pub struct StopWords {
 impl StopWords {
     /// With these words, none of them empty.
     pub fn new(words: Vec<String>) -> Self {
-        Self {
-            words,
-            held: String::new(),
-        }
+        Self { words, held: String::new() }
     }
 
     /// Takes new text; gives what can be shown, and whether a stop word has ended the answer.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        if let Some(at) = self
-            .words
-            .iter()
-            .filter_map(|word| self.held.find(word.as_str()))
-            .min()
-        {
+        if let Some(at) = self.words.iter().filter_map(|word| self.held.find(word.as_str())).min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
@@ -105,11 +85,7 @@ impl StopWords {
             .held
             .char_indices()
             .map(|(at, _)| at)
-            .find(|&at| {
-                self.words
-                    .iter()
-                    .any(|word| word.starts_with(&self.held[at..]))
-            })
+            .find(|&at| self.words.iter().any(|word| word.starts_with(&self.held[at..])))
             .unwrap_or(self.held.len());
         let rest = self.held.split_off(safe);
         (std::mem::replace(&mut self.held, rest), false)
@@ -141,32 +117,14 @@ mod tests {
 
     #[test]
     fn a_stop_word_in_pieces_is_never_shown() {
-        assert_eq!(
-            shown(&["END"], &["a E", "N", "D b"]),
-            (vec!["a ".into(), "".into(), "".into()], true)
-        );
-        assert_eq!(
-            shown(&["END"], &["a E", "N", "x"]),
-            (vec!["a ".into(), "".into(), "ENx".into(), "".into()], false)
-        );
-        assert_eq!(
-            shown(&["END"], &["EE", "ND"]),
-            (vec!["E".into(), "".into()], true)
-        );
-        assert_eq!(
-            shown(&["\n\n", "é!"], &["é", "é", "!x"]),
-            (vec!["".into(), "é".into(), "".into()], true)
-        );
+        assert_eq!(shown(&["END"], &["a E", "N", "D b"]), (vec!["a ".into(), "".into(), "".into()], true));
+        assert_eq!(shown(&["END"], &["a E", "N", "x"]), (vec!["a ".into(), "".into(), "ENx".into(), "".into()], false));
+        assert_eq!(shown(&["END"], &["EE", "ND"]), (vec!["E".into(), "".into()], true));
+        assert_eq!(shown(&["\n\n", "é!"], &["é", "é", "!x"]), (vec!["".into(), "é".into(), "".into()], true));
         // What is held at the end is given out.
-        assert_eq!(
-            shown(&["END"], &["x EN"]),
-            (vec!["x ".into(), "EN".into()], false)
-        );
+        assert_eq!(shown(&["END"], &["x EN"]), (vec!["x ".into(), "EN".into()], false));
         // The earliest of several ends it.
         assert_eq!(shown(&["b", "ab"], &["xab"]), (vec!["x".into()], true));
-        assert_eq!(
-            shown(&[], &["x", "y"]),
-            (vec!["x".into(), "y".into(), "".into()], false)
-        );
+        assert_eq!(shown(&[], &["x", "y"]), (vec!["x".into(), "y".into(), "".into()], false));
     }
 }

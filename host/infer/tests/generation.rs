@@ -27,31 +27,19 @@ impl Memory {
     fn random(tensors: &[(String, Vec<usize>)], scale: f32) -> Self {
         let mut state = 7u64;
         let mut draw = move || {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * scale
         };
         let data = |shape: &[usize], draw: &mut dyn FnMut() -> f32| {
-            (0..shape.iter().product())
-                .flat_map(|_| draw().to_le_bytes())
-                .collect::<Vec<u8>>()
+            (0..shape.iter().product()).flat_map(|_| draw().to_le_bytes()).collect::<Vec<u8>>()
         };
-        Self(
-            tensors
-                .iter()
-                .map(|(name, shape)| (name.clone(), (shape.clone(), data(shape, &mut draw))))
-                .collect(),
-        )
+        Self(tensors.iter().map(|(name, shape)| (name.clone(), (shape.clone(), data(shape, &mut draw)))).collect())
     }
 }
 
 impl Checkpoint for Memory {
     fn tensor(&self, name: &str) -> Option<TensorInfo> {
-        self.0.get(name).map(|(shape, _)| TensorInfo {
-            shape: shape.clone(),
-            dtype: StorageType::F32,
-        })
+        self.0.get(name).map(|(shape, _)| TensorInfo { shape: shape.clone(), dtype: StorageType::F32 })
     }
     fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
@@ -60,30 +48,17 @@ impl Checkpoint for Memory {
 
 impl WeightSource for Memory {
     fn bytes(&self, name: &str) -> Result<TensorBytes<'_>, WeightError> {
-        let (shape, bytes) = self.0.get(name).ok_or(WeightError {
-            message: name.into(),
-            hint: None,
-        })?;
-        Ok(TensorBytes {
-            dtype: StorageType::F32,
-            shape: shape.clone(),
-            bytes: bytes.as_slice().into(),
-        })
+        let (shape, bytes) = self.0.get(name).ok_or(WeightError { message: name.into(), hint: None })?;
+        Ok(TensorBytes { dtype: StorageType::F32, shape: shape.clone(), bytes: bytes.as_slice().into() })
     }
 }
 
 /// Two layers of attention and a gated network, head tied to the embedding.
 fn model(vocabulary: u32) -> (Graph, Arc<Memory>) {
-    let mut tensors = vec![(
-        "embed.weight".to_owned(),
-        vec![vocabulary as usize, WIDTH as usize],
-    )];
+    let mut tensors = vec![("embed.weight".to_owned(), vec![vocabulary as usize, WIDTH as usize])];
     for layer in 0..2 {
         for name in ["q", "k", "v", "o", "gate", "up", "down"] {
-            tensors.push((
-                format!("layers.{layer}.{name}.weight"),
-                vec![WIDTH as usize; 2],
-            ));
+            tensors.push((format!("layers.{layer}.{name}.weight"), vec![WIDTH as usize; 2]));
         }
     }
     let memory = Memory::random(&tensors, 1.5);
@@ -96,9 +71,7 @@ fn model(vocabulary: u32) -> (Graph, Arc<Memory>) {
     let mask = b.mask_causal();
     for layer in 0..2 {
         let linear = |b: &mut Builder, x, name: &str| {
-            let weight = b
-                .load(&format!("layers.{layer}.{name}.weight"), &[WIDTH, WIDTH])
-                .unwrap();
+            let weight = b.load(&format!("layers.{layer}.{name}.weight"), &[WIDTH, WIDTH]).unwrap();
             b.linear(x, weight, None).unwrap()
         };
         let h = b.rms_norm(x, None, 1e-5, &[]).unwrap();
@@ -106,15 +79,9 @@ fn model(vocabulary: u32) -> (Graph, Arc<Memory>) {
         for name in ["q", "k", "v"] {
             let y = linear(&mut b, h, name);
             let y = b.reshape(y, &[HEADS, HEAD]).unwrap();
-            heads.push(if name == "v" {
-                y
-            } else {
-                b.rope(y, positions, HEAD, 10000.0, &[]).unwrap()
-            });
+            heads.push(if name == "v" { y } else { b.rope(y, positions, HEAD, 10000.0, &[]).unwrap() });
         }
-        let y = b
-            .attention(heads[0], heads[1], heads[2], mask, 0.5, &[])
-            .unwrap();
+        let y = b.attention(heads[0], heads[1], heads[2], mask, 0.5, &[]).unwrap();
         let y = b.reshape(y, &[WIDTH]).unwrap();
         let y = linear(&mut b, y, "o");
         x = b.binary("add", x, y).unwrap();
@@ -125,9 +92,7 @@ fn model(vocabulary: u32) -> (Graph, Arc<Memory>) {
         x = b.binary("add", x, y).unwrap();
     }
     let x = b.rms_norm(x, None, 1e-5, &[]).unwrap();
-    let logits = b
-        .logits(x, table, &[("scale".to_owned(), Arg::Num(1.0))])
-        .unwrap();
+    let logits = b.logits(x, table, &[("scale".to_owned(), Arg::Num(1.0))]).unwrap();
     b.output("logits", logits).unwrap();
     (b.finish().unwrap(), Arc::new(memory))
 }
@@ -160,25 +125,12 @@ const VOCABULARY: u32 = 259;
 
 fn generator(end_ids: Vec<u32>, max_length: Option<usize>) -> Generator {
     let (graph, memory) = model(VOCABULARY);
-    Generator::new(
-        InferSession::new(graph, memory).unwrap(),
-        tokenizer(),
-        end_ids,
-        max_length,
-    )
+    Generator::new(InferSession::new(graph, memory).unwrap(), tokenizer(), end_ids, max_length)
 }
 
 fn request(prompt: &[u32], sampling: Sampling, new: usize) -> Request {
-    let settings = GenerationSettings {
-        sampling,
-        max_new_tokens: Some(new),
-        stop_words: Vec::new(),
-        seed: 3,
-    };
-    Request {
-        prompt: prompt.to_vec(),
-        settings,
-    }
+    let settings = GenerationSettings { sampling, max_new_tokens: Some(new), stop_words: Vec::new(), seed: 3 };
+    Request { prompt: prompt.to_vec(), settings }
 }
 
 fn quiet(_: Event<'_>) -> ControlFlow<()> {
@@ -186,69 +138,36 @@ fn quiet(_: Event<'_>) -> ControlFlow<()> {
 }
 
 fn one(generator: &mut Generator, request: Request) -> Completion {
-    generator
-        .generate(&[request], 1, &mut quiet)
-        .unwrap()
-        .completions
-        .remove(0)
+    generator.generate(&[request], 1, &mut quiet).unwrap().completions.remove(0)
 }
 
 #[test]
 fn greedy_decoding_with_a_cache_is_the_full_forward_run() {
     let mut generator = generator(vec![], None);
-    let answer = one(
-        &mut generator,
-        request(&[5, 70, 9, 33], Sampling::GREEDY, 12),
-    );
-    assert_eq!(
-        (answer.tokens.len(), answer.finish_reason),
-        (12, FinishReason::Length)
-    );
+    let answer = one(&mut generator, request(&[5, 70, 9, 33], Sampling::GREEDY, 12));
+    assert_eq!((answer.tokens.len(), answer.finish_reason), (12, FinishReason::Length));
     let mut so_far = vec![5, 70, 9, 33];
     for &token in &answer.tokens {
-        let logits = generator
-            .session_mut()
-            .logits(&Batch::of_sequences(&[&so_far]))
-            .unwrap();
+        let logits = generator.session_mut().logits(&Batch::of_sequences(&[&so_far])).unwrap();
         let last = &logits[logits.len() - VOCABULARY as usize..];
-        let best = (0..last.len())
-            .max_by(|&a, &b| last[a].total_cmp(&last[b]))
-            .unwrap();
+        let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
         assert_eq!(best as u32, token, "after {so_far:?}");
         so_far.push(token);
     }
-    assert!(
-        answer.tokens.iter().any(|t| t != &answer.tokens[0]),
-        "a model that repeats one token tests nothing"
-    );
+    assert!(answer.tokens.iter().any(|t| t != &answer.tokens[0]), "a model that repeats one token tests nothing");
 }
 
 #[test]
 fn answers_do_not_depend_on_the_batch() {
-    let hot = Sampling {
-        temperature: 1.0,
-        top_k: 40,
-        ..Sampling::GREEDY
-    };
+    let hot = Sampling { temperature: 1.0, top_k: 40, ..Sampling::GREEDY };
     let requests: Vec<Request> = (0..5u32)
         .map(|i| {
             let prompt: Vec<u32> = (0..3 + 2 * i).map(|j| (i * 31 + j * 7) % 250).collect();
-            request(
-                &prompt,
-                if i % 2 == 0 {
-                    Sampling::GREEDY
-                } else {
-                    hot.clone()
-                },
-                4 + 3 * i as usize,
-            )
+            request(&prompt, if i % 2 == 0 { Sampling::GREEDY } else { hot.clone() }, 4 + 3 * i as usize)
         })
         .collect();
     let mut generator = generator(vec![], None);
-    let alone: Vec<Completion> = requests
-        .iter()
-        .map(|r| one(&mut generator, r.clone()))
-        .collect();
+    let alone: Vec<Completion> = requests.iter().map(|r| one(&mut generator, r.clone())).collect();
     for batch_size in [1, 2, 5, 9] {
         let mut finished = Vec::new();
         let mut texts = vec![String::new(); 5];
@@ -263,18 +182,11 @@ fn answers_do_not_depend_on_the_batch() {
             .unwrap();
         assert_eq!(together.completions, alone, "batch of {batch_size}");
         assert_eq!(together.new_tokens, 4 + 7 + 10 + 13 + 16);
-        assert_eq!(
-            texts,
-            alone.iter().map(|c| c.text.clone()).collect::<Vec<_>>()
-        );
+        assert_eq!(texts, alone.iter().map(|c| c.text.clone()).collect::<Vec<_>>());
         finished.sort_unstable();
         assert_eq!(finished, [0, 1, 2, 3, 4]);
     }
-    assert_eq!(
-        generator.session_mut().cache_bytes(),
-        0,
-        "all sequences are ended"
-    );
+    assert_eq!(generator.session_mut().cache_bytes(), 0, "all sequences are ended");
     let mut other_seed = requests[1].clone();
     other_seed.settings.seed = 4;
     assert_ne!(one(&mut generator, other_seed).tokens, alone[1].tokens);
@@ -283,21 +195,12 @@ fn answers_do_not_depend_on_the_batch() {
 #[test]
 fn end_tokens_stop_words_and_limits_end_answers() {
     let prompt = [5, 70, 9, 33];
-    let free = one(
-        &mut generator(vec![], None),
-        request(&prompt, Sampling::GREEDY, 12),
-    );
+    let free = one(&mut generator(vec![], None), request(&prompt, Sampling::GREEDY, 12));
     // The fifth token as an end token (at its first occurrence).
     let end = free.tokens[4];
     let at = free.tokens.iter().position(|&t| t == end).unwrap();
-    let ended = one(
-        &mut generator(vec![999, end], None),
-        request(&prompt, Sampling::GREEDY, 12),
-    );
-    assert_eq!(
-        (ended.tokens.as_slice(), ended.finish_reason),
-        (&free.tokens[..=at], FinishReason::Stop)
-    );
+    let ended = one(&mut generator(vec![999, end], None), request(&prompt, Sampling::GREEDY, 12));
+    assert_eq!((ended.tokens.as_slice(), ended.finish_reason), (&free.tokens[..=at], FinishReason::Stop));
     // Its text as a stop word.
     let tokenizer = tokenizer();
     let word = tokenizer.id_to_token(end).unwrap();
@@ -307,41 +210,19 @@ fn end_tokens_stop_words_and_limits_end_answers() {
     assert_eq!(stopped.finish_reason, FinishReason::Stop);
     assert!(stopped.tokens.len() <= at + 1 && free.text.starts_with(&stopped.text));
     // The context's end cuts max_new_tokens; a prompt that fills it is refused.
-    let cut = one(
-        &mut generator(vec![], Some(7)),
-        request(&prompt, Sampling::GREEDY, 12),
-    );
-    assert_eq!(
-        (cut.tokens.len(), cut.finish_reason),
-        (3, FinishReason::Length)
-    );
-    let error = generator(vec![], Some(4))
-        .generate(&[request(&prompt, Sampling::GREEDY, 1)], 1, &mut quiet)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            InferError::PromptTooLong {
-                index: 0,
-                tokens: 4,
-                max_length: 4
-            }
-        ),
-        "{error}"
-    );
+    let cut = one(&mut generator(vec![], Some(7)), request(&prompt, Sampling::GREEDY, 12));
+    assert_eq!((cut.tokens.len(), cut.finish_reason), (3, FinishReason::Length));
+    let error =
+        generator(vec![], Some(4)).generate(&[request(&prompt, Sampling::GREEDY, 1)], 1, &mut quiet).unwrap_err();
+    assert!(matches!(error, InferError::PromptTooLong { index: 0, tokens: 4, max_length: 4 }), "{error}");
     assert!(error.hint().is_some());
 }
 
 #[test]
 fn an_observer_can_break_off() {
     let mut generator = generator(vec![], None);
-    let requests = [
-        request(&[1, 2], Sampling::GREEDY, 30),
-        request(&[3, 4], Sampling::GREEDY, 30),
-    ];
-    let got = generator
-        .generate(&requests, 1, &mut |_| ControlFlow::Break(()))
-        .unwrap();
+    let requests = [request(&[1, 2], Sampling::GREEDY, 30), request(&[3, 4], Sampling::GREEDY, 30)];
+    let got = generator.generate(&requests, 1, &mut |_| ControlFlow::Break(())).unwrap();
     assert_eq!(got.completions[0].finish_reason, FinishReason::Interrupted);
     assert!(!got.completions[0].tokens.is_empty() && got.completions[0].tokens.len() < 30);
     assert!(got.completions[1].tokens.is_empty());
@@ -384,10 +265,7 @@ fn spaces_survive_decoders_that_strip_the_first_one() {
     });
     let tokenizer = Tokenizer::from_bytes(json.to_string()).unwrap();
     let mut stream = Detokenizer::new(&tokenizer);
-    let pieces: Vec<String> = [0, 1, 2, 3, 4, 1]
-        .iter()
-        .map(|&id| stream.push(id).unwrap())
-        .collect();
+    let pieces: Vec<String> = [0, 1, 2, 3, 4, 1].iter().map(|&id| stream.push(id).unwrap()).collect();
     assert_eq!(pieces, ["the", " cat", "s", "", "é", " cat"]);
 }
 
@@ -402,26 +280,10 @@ fn result_lines_are_in_order_and_keep_the_rows_columns() {
     ];
     std::fs::write(&data, lines.join("\n")).unwrap();
     let columns = raw_columns(&data).unwrap();
-    assert_eq!(
-        columns
-            .keys()
-            .copied()
-            .collect::<std::collections::BTreeSet<_>>(),
-        [1, 3].into()
-    );
+    assert_eq!(columns.keys().copied().collect::<std::collections::BTreeSet<_>>(), [1, 3].into());
     let row = |line: &str, number| {
-        let origin = Origin {
-            file: "rows.jsonl".into(),
-            number,
-            item: false,
-        };
-        Row::from_json(
-            serde_json::from_str(line).unwrap(),
-            &ColumnMap::default(),
-            true,
-            origin,
-        )
-        .unwrap()
+        let origin = Origin { file: "rows.jsonl".into(), number, item: false };
+        Row::from_json(serde_json::from_str(line).unwrap(), &ColumnMap::default(), true, origin).unwrap()
     };
     let path = folder.path().join("new/out.jsonl");
     let mut file = ResultFile::create(&path).unwrap();
@@ -435,15 +297,11 @@ fn result_lines_are_in_order_and_keep_the_rows_columns() {
             finish_reason: FinishReason::Stop,
         };
         assert_eq!(file.lines(), 0);
-        file.add(index, prompt.result(&columns[&number], &completion))
-            .unwrap();
+        file.add(index, prompt.result(&columns[&number], &completion)).unwrap();
     }
     assert_eq!(file.lines(), 2);
-    let written: Vec<serde_json::Value> = std::fs::read_to_string(&path)
-        .unwrap()
-        .lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .collect();
+    let written: Vec<serde_json::Value> =
+        std::fs::read_to_string(&path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(
         written,
         [
