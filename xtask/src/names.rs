@@ -43,7 +43,7 @@ pub(crate) fn shorten(module: &[u8]) -> Result<Vec<u8>> {
     content.extend(map);
 
     // The section's range starts behind its id and length, which are rewritten too.
-    let (start, end) = (header_start(module, section.start)?, section.end);
+    let (start, end) = (header_start(module, usize::try_from(section.start)?)?, usize::try_from(section.end)?);
     let mut out = module[..start].to_vec();
     out.push(0);
     number(&mut out, content.len());

@@ -23,6 +23,7 @@ use contract::swift::model::types::{self, Dtype, Opts};
 
 /// What the plugin's handle of the builder stands for; the builder itself is in [`State`].
 #[derive(Debug)]
+#[allow(unreachable_pub, reason = "the generated code re-exports it")]
 pub struct BuilderHandle;
 
 /// Longest name that a call may carry; longer ones are cut, and then fit no tensor.
