@@ -20,6 +20,8 @@ pub enum HubError {
     Json { path: PathBuf, message: String },
     #[error("{} is not usable: {message}", path.display())]
     Content { path: PathBuf, message: String },
+    #[error("the adapter {} cannot be used: {message}", path.display())]
+    Adapter { path: PathBuf, message: String },
     #[error("{} is not a readable safetensors file: {message}", path.display())]
     Safetensors { path: PathBuf, message: String },
     #[error("{} is missing: model.safetensors.index.json names it for `{tensor}`", path.display())]
@@ -66,6 +68,11 @@ impl HubError {
             }
             Self::Json { .. } => "the file is damaged or hand-edited; restore it from where the model came from".into(),
             Self::Content { .. } => "compare the file with the one the model was published with".into(),
+            Self::Adapter { .. } => {
+                "pass the folder that holds the adapter (checkpoint-N of a run) together with the base model it was \
+                 trained on"
+                    .into()
+            }
             Self::Safetensors { .. } => {
                 "the file is truncated or damaged; download it again and compare its size or checksum".into()
             }

@@ -94,18 +94,18 @@ impl Adapter {
     /// When a file is missing or damaged, or the adapter is another kind than plain LoRA.
     pub fn open(folder: &Path) -> Result<Self, HubError> {
         let path = folder.join(CONFIG);
-        let (_, json) = read_json(&path)?.ok_or_else(|| HubError::Content {
+        let (_, json) = read_json(&path)?.ok_or_else(|| HubError::Adapter {
             path: folder.into(),
             message: format!("a PEFT adapter folder has {CONFIG} and {WEIGHTS}, this has no {CONFIG}"),
         })?;
         let config = expect_object(&path, &json)?;
-        let content = |message: String| HubError::Content { path: path.clone(), message };
+        let content = |message: String| HubError::Adapter { path: path.clone(), message };
         refuse_variants(&path, config)?;
         let weights_path = folder.join(WEIGHTS);
         if !weights_path.is_file() {
             let pickle = folder.join("adapter_model.bin").is_file();
             let why = if pickle { "; adapter_model.bin is a pickle file, which is never read" } else { "" };
-            return Err(HubError::Content { path: folder.into(), message: format!("it has no {WEIGHTS}{why}") });
+            return Err(HubError::Adapter { path: folder.into(), message: format!("it has no {WEIGHTS}{why}") });
         }
         let weights = Weights::open_files(folder, vec![weights_path.clone()])?;
         let (pairs, whole) = sort_tensors(&weights_path, &weights)?;
@@ -152,7 +152,7 @@ impl Adapter {
     /// # Errors
     /// When configuration, file and graph do not name the same matrices, or a shape differs.
     pub fn apply(&self, graph: &Graph, base: &Weights) -> Result<Adapted, HubError> {
-        let misfit = |message: String| HubError::Content { path: self.folder.join(WEIGHTS), message };
+        let misfit = |message: String| HubError::Adapter { path: self.folder.join(WEIGHTS), message };
         let mut graph = graph.clone();
         let mut values = Vec::new();
         let mut replaced = Vec::new();
@@ -176,7 +176,7 @@ impl Adapter {
             }
         }
         let rewritten = lora::apply(&graph, &config)
-            .map_err(|e| HubError::Content { path: self.folder.join(CONFIG), message: explained(&e) })?;
+            .map_err(|e| HubError::Adapter { path: self.folder.join(CONFIG), message: explained(&e) })?;
         let wanted: BTreeSet<&str> = rewritten.adapters.iter().map(|a| a.module.as_str()).collect();
         if let Some(extra) = self.pairs.iter().find(|module| !wanted.contains(module.as_str())) {
             let why = if find(&graph, &format!("{extra}.weight")).is_some() {
@@ -231,7 +231,7 @@ impl Adapter {
     }
 
     fn values(&self, name: &str, shape: &[u32]) -> Result<Vec<f32>, HubError> {
-        let misfit = |message: String| HubError::Content { path: self.folder.join(WEIGHTS), message };
+        let misfit = |message: String| HubError::Adapter { path: self.folder.join(WEIGHTS), message };
         let tensor = self.weights.bytes(name)?;
         if tensor.info.shape.len() != shape.len() || tensor.info.shape.iter().zip(shape).any(|(&a, &b)| a != b as usize)
         {
@@ -280,7 +280,7 @@ fn refuse_variants(path: &Path, config: &Map<String, Value>) -> Result<(), HubEr
 
 /// Modules that have a pair of matrices, and names of the tensors that replace one whole.
 fn sort_tensors(path: &Path, weights: &Weights) -> Result<(BTreeSet<String>, Vec<String>), HubError> {
-    let content = |message: String| HubError::Content { path: path.into(), message };
+    let content = |message: String| HubError::Adapter { path: path.into(), message };
     let mut pairs = BTreeSet::new();
     let mut whole = Vec::new();
     for name in weights.names() {

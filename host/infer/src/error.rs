@@ -7,9 +7,9 @@ use swift_engine::EngineError;
 /// An error of generation. `Display` says what and where, [`InferError::hint`] what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
-    #[error("prompt {}: it has {tokens} tokens, and the model's context ends at {max_length}", index + 1)]
+    #[error("the prompt has {tokens} tokens, and the model's context ends at {max_length}")]
     PromptTooLong { index: usize, tokens: usize, max_length: usize },
-    #[error("prompt {}: it is empty", index + 1)]
+    #[error("the prompt is empty")]
     EmptyPrompt { index: usize },
     #[error("{name} is {value}: {message}")]
     Setting { name: &'static str, value: String, message: &'static str },
