@@ -329,7 +329,8 @@ pub(crate) fn export(given: &Given) -> Result<ExportSettings> {
 }
 
 /// Arguments an adapter's `args.json` fills in when they are not given.
-const FROM_ADAPTER: &[&str] = &["model", "model_type", "plugin", "system", "use_chat_template", "enable_thinking"];
+const FROM_ADAPTER: &[&str] =
+    &["model", "model_type", "plugin", "system", "use_chat_template", "enable_thinking", "run_date"];
 
 /// `load_args`: the first adapter's `args.json` gives what the command line does not.
 fn with_adapter_arguments(given: &Given) -> Result<Given> {

@@ -165,9 +165,14 @@ fn log_of(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("logging.jsonl")).unwrap();
     let clean = |line: &str| {
         let mut row: Value = serde_json::from_str(line).unwrap();
-        for column in
-            ["elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)", "train_speed(tokens/s)", "eval_runtime"]
-        {
+        for column in [
+            "elapsed_time",
+            "remaining_time",
+            "memory(GiB)",
+            "train_speed(s/it)",
+            "train_speed(tokens/s)",
+            "eval_runtime",
+        ] {
             row.as_object_mut().unwrap().remove(column);
         }
         row

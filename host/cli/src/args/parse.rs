@@ -4,8 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    Given, GivenValue, Invocation, Kind, Known, Origin, UsageError, Verb, config, lookup, nearest,
-    table::ARGUMENTS,
+    Given, GivenValue, Invocation, Kind, Known, Origin, UsageError, Verb, config, lookup, nearest, table::ARGUMENTS,
     unbuilt,
 };
 
@@ -95,7 +94,7 @@ fn parse_arguments(verb: Verb, plugins: Vec<String>, words: &[String]) -> Result
                 let texts = match (spec.kind, inline) {
                     (_, Some(value)) => vec![value],
                     (Kind::List, None) => take_all(&mut rest),
-                    (Kind::Boolean, None) if !rest.first().is_some_and(|next| boolean(next).is_some()) => {
+                    (Kind::Boolean, None) if rest.first().is_none_or(|next| boolean(next).is_none()) => {
                         vec!["true".into()]
                     }
                     (_, None) => take(&mut rest).into_iter().collect(),

@@ -14,7 +14,7 @@ pub(crate) struct RunFolder {
     pub(crate) continued: bool,
 }
 
-/// Finds or creates the folder.
+/// Finds the folder or names a new one. It is created when there is something to write.
 pub(crate) fn prepare(settings: &TrainSettings, started: &jiff::ZonedDateTime) -> Result<RunFolder, Failure> {
     let resume = settings.resume.as_ref();
     let found = resume.map(|resume| checkpoint::resolve(&resume.path)).transpose()?;
@@ -38,7 +38,6 @@ pub(crate) fn prepare(settings: &TrainSettings, started: &jiff::ZonedDateTime) -
             "choose another --output_dir, use `--add_version true`, or go on with --resume_from_checkpoint",
         ));
     }
-    std::fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
     Ok(RunFolder { path, checkpoint: found, continued: false })
 }
 

@@ -18,7 +18,7 @@ use swift_graph::{
 };
 use swift_hub::{HubError, Model, SavedTensor, save_safetensors};
 use swift_train::{
-    BoxError, Learner, Outcome, Output, Resume, ResumeMode, Run, batching,
+    BoxError, Learner, Outcome, Output, Resume, ResumeMode, Run, TrainError, batching,
     checkpoint::write_json,
     lora_files::{self, AdapterConfig, TargetModules},
     manifest::{RunManifest, Source},
@@ -68,6 +68,11 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
         render::note(&ledger.to_string());
     }
 
+    if samples.train.is_empty() {
+        let message = "no training row is left after encoding".into();
+        return Err(TrainError::NoData { message }.into());
+    }
+
     // The engine, with the adapter's first values.
     let (tuner, config) = tuner(settings)?;
     let options = TrainOptions {
@@ -93,13 +98,21 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
         None => Output::Full(&writer),
     };
 
-    let args = settings.effective.clone();
+    // args.json is about the run, not about how this session entered it: run.json records each resume.
+    let mut args = settings.effective.clone();
+    if let Some(args) = args.as_object_mut() {
+        for name in ["resume_from_checkpoint", "resume_only_model", "ignore_data_skip"] {
+            args.remove(name);
+        }
+        args.insert("run_date".into(), json!(run_date));
+    }
     let mut manifest = describe(command, settings, &samples, &traced.plugin, model, &started, run_date, threads)?;
     if let (Some(before), Some(checkpoint)) = (before, &folder.checkpoint) {
         manifest.started = before.started;
         manifest.resumed_at = before.resumed_at;
         manifest.resumed_at.extend(swift_train::checkpoint::step_of(checkpoint));
     }
+    std::fs::create_dir_all(&folder.path).map_err(|e| Failure::io("create", &folder.path, &e))?;
     manifest.write(&folder.path)?;
     write_json(&folder.path.join("args.json"), &args)?;
     render::note(&format!("run folder {}", folder.path.display()));
@@ -121,8 +134,7 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     })?;
     manifest.result = serde_json::to_value(&outcome).unwrap_or(Value::Null);
     manifest.write(&folder.path)?;
-    report(command, &folder, &outcome);
-    Ok(())
+    report(command, &folder, &outcome)
 }
 
 /// The engine's tuner and, for adapters, what `adapter_config.json` will say.
@@ -276,17 +288,18 @@ fn instruction_set() -> String {
     name
 }
 
-fn report(command: &str, folder: &RunFolder, outcome: &Outcome) {
+/// Shows how it ended. A run that was stopped has not done what was asked, so it is a failure to scripts.
+fn report(command: &str, folder: &RunFolder, outcome: &Outcome) -> Result<(), Failure> {
     let last = outcome.last_checkpoint.as_ref().map(|path| path.display().to_string());
     if outcome.interrupted {
-        render::note(&format!("stopped after step {} of {}", outcome.global_step, outcome.max_steps));
-        match last {
-            Some(last) => render::note(&format!(
-                "to go on, run the same `swift {command}` command with `--resume_from_checkpoint {last}`"
-            )),
-            None => render::note("no step was finished, so there is nothing to resume"),
-        }
-        return;
+        let message = format!("stopped after step {} of {}", outcome.global_step, outcome.max_steps);
+        return Err(match last {
+            Some(last) => {
+                let hint = format!("to go on, run the same `swift {command}` with `--resume_from_checkpoint {last}`");
+                Failure::new(message, hint)
+            }
+            None => Failure::new(message, "no step was finished, so there is nothing to resume"),
+        });
     }
     let seconds = swift_train::logging::duration(outcome.elapsed_seconds);
     let mut rows = vec![("finished", format!("{} steps in {seconds}", outcome.global_step))];
@@ -296,6 +309,7 @@ fn report(command: &str, folder: &RunFolder, outcome: &Outcome) {
     rows.extend(last.map(|last| ("last", last)));
     rows.push(("loss picture", folder.path.join("images/loss.svg").display().to_string()));
     render::table(&rows);
+    Ok(())
 }
 
 /// Writes whole models: every tensor of the base checkpoint, trained ones with their new values.
