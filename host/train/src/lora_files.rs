@@ -11,7 +11,7 @@ use crate::{
     checkpoint::{read_json, write_json},
     error::TrainError,
     learner::{BoxError, Learner},
-    optimizer_files::{lost, view},
+    optimizer_files::{lost, view, write_tensors},
 };
 
 /// The configuration's file name.
@@ -211,10 +211,10 @@ pub fn write(folder: &Path, config: &AdapterConfig, learner: &dyn Learner) -> Re
     let mut views = Vec::new();
     for tensor in &trainable {
         let values = learner.values(&tensor.name).ok_or_else(|| lost(&path, &tensor.name))?;
-        views.push((tensor.name.as_str(), view(values, tensor.shape.clone()).map_err(bad)?));
+        views.push((tensor.name.clone(), view(values, tensor.shape.clone()).map_err(bad)?));
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(bad)?;
+    write_tensors(&path, views, metadata)?;
     write_json(&folder.join(CONFIG), &config.to_json())
 }
 

@@ -1,6 +1,6 @@
 //! `optimizer.safetensors`: AdamW's moments and, where the saved model is rounded, the exact f32 masters. No pickle.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, fs::File, path::Path};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -31,7 +31,7 @@ pub fn write(path: &Path, learner: &dyn Learner, masters: bool) -> Result<(), Tr
     }
     // One entry only: a map of several would be written in any order, and equal states must make equal files.
     let metadata = HashMap::from([(STEPS.to_string(), steps.to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(bad)
+    write_tensors(path, views, metadata)
 }
 
 /// Restores the masters where the file has them and, with `moments`, the optimizer.
@@ -66,6 +66,19 @@ pub fn restore(path: &Path, learner: &mut dyn Learner, with_moments: bool) -> Re
         return Err(mismatch(path, "it has the state of tensors that are not trained now".into()));
     }
     learner.set_optimizer_state(steps, &moments).map_err(failed)
+}
+
+/// Writes a safetensors file that others may read as any other file: the library makes it private to the user.
+pub(crate) fn write_tensors<'a>(
+    path: &Path,
+    views: Vec<(String, TensorView<'a>)>,
+    metadata: HashMap<String, String>,
+) -> Result<(), TrainError> {
+    let ordinary =
+        File::create(path).and_then(|file| file.metadata()).map_err(TrainError::io("create", path))?.permissions();
+    safetensors::serialize_to_file(views, Some(metadata), path)
+        .map_err(|e| TrainError::Content { path: path.into(), message: e.to_string() })?;
+    std::fs::set_permissions(path, ordinary).map_err(TrainError::io("set the permissions of", path))
 }
 
 pub(crate) fn view(values: &[f32], shape: Vec<usize>) -> Result<TensorView<'_>, safetensors::SafeTensorError> {

@@ -366,6 +366,18 @@ fn steps_are_counted_as_transformers_counts_them() {
 }
 
 #[test]
+#[cfg(unix)]
+fn checkpoints_may_be_read_like_any_other_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let session = train(folder.path(), &settings(), &samples(13, 0), None, Some(1), false).unwrap();
+    let checkpoint = session.outcome.last_checkpoint.unwrap();
+    let mode = |name: &str| fs::metadata(checkpoint.join(name)).unwrap().permissions().mode();
+    assert_eq!(mode("adapter_model.safetensors"), mode("adapter_config.json"));
+    assert_eq!(mode("optimizer.safetensors"), mode("adapter_config.json"));
+}
+
+#[test]
 fn an_adapter_loads_into_another_learner() {
     let folder = tempfile::tempdir().unwrap();
     let session = train(folder.path(), &settings(), &samples(13, 0), None, None, false).unwrap();
