@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use semver::Version;
 use wasmparser::component_types::ComponentEntityType;
-use wasmparser::{Encoding, Parser, Payload, Validator};
+use wasmparser::{Encoding, Parser, Payload, ValidPayload, Validator};
 
 use crate::clean::clean;
 use crate::{PluginError, Result};
@@ -109,35 +109,40 @@ fn read(plugin: &str, component: &[u8]) -> Result<Edge> {
         }
         _ => return Err(broken("it is not WebAssembly".into())),
     }
-    let types = Validator::new().validate_all(component).map_err(|error| broken(error.to_string()))?;
-    let types = types.as_ref();
-    let (mut depth, mut edge) = (0, Edge::default());
+    // Bodies of functions are the compiler's to check: here only the edge counts, and a cached plugin is not compiled.
+    let (mut validator, mut types) = (Validator::new(), None);
+    let (mut depth, mut imports, mut exports) = (0, Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(component) {
-        match payload.map_err(|error| broken(error.to_string()))? {
+        let payload = payload.map_err(|error| broken(error.to_string()))?;
+        if let ValidPayload::End(outermost) = validator.payload(&payload).map_err(|error| broken(error.to_string()))? {
+            types = Some(outermost);
+        }
+        match payload {
             Payload::ComponentSection { .. } | Payload::ModuleSection { .. } => depth += 1,
             Payload::End(_) if depth > 0 => depth -= 1,
             Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section.into_iter().flatten() {
-                    let name = import.name.name;
-                    let functions = match types.component_item_for_import(name).map(|item| item.ty) {
-                        Some(ComponentEntityType::Instance(instance)) => types[instance]
-                            .exports
-                            .iter()
-                            .filter(|(_, item)| matches!(item.ty, ComponentEntityType::Func(_)))
-                            .map(|(name, _)| function_name(name))
-                            .collect(),
-                        _ => Vec::new(),
-                    };
-                    edge.imports.push((name.to_owned(), functions));
-                }
+                imports.extend(section.into_iter().flatten().map(|import| import.name.name.to_owned()));
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
-                edge.exports.extend(section.into_iter().flatten().map(|export| export.name.name.to_owned()));
+                exports.extend(section.into_iter().flatten().map(|export| export.name.name.to_owned()));
             }
             _ => {}
         }
     }
-    Ok(edge)
+    let types = types.ok_or_else(|| broken("it has no end".into()))?;
+    let types = types.as_ref();
+    let functions_of = |name: &str| match types.component_item_for_import(name).map(|item| item.ty) {
+        Some(ComponentEntityType::Instance(instance)) => types[instance]
+            .exports
+            .iter()
+            .filter(|(_, item)| matches!(item.ty, ComponentEntityType::Func(_)))
+            .map(|(name, _)| function_name(name))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let imports =
+        imports.into_iter().map(|name| (functions_of(&name), name)).map(|(functions, name)| (name, functions));
+    Ok(Edge { imports: imports.collect(), exports })
 }
 
 /// `[method]builder.rms-norm` as the contract's text has it: `rms-norm`.

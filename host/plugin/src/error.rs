@@ -10,7 +10,7 @@ pub struct Stack(pub Vec<String>);
 
 /// Where in the model the plugin was: ` in `model.layers.0`` or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place(pub String);
+pub struct Place(pub Box<str>);
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,7 +75,7 @@ pub enum PluginError {
 
     /// It asked for a node that cannot be, or for a tensor that is not there.
     #[error("plugin `{plugin}`: {error}")]
-    Build { plugin: String, error: BuildError, stack: Stack },
+    Build { plugin: String, error: Box<BuildError>, stack: Stack },
 
     /// It declined, with a message.
     #[error("plugin `{plugin}` cannot build this model: {message}")]

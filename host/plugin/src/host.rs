@@ -237,7 +237,7 @@ impl ModelPlugin {
         }
         let refused = |error| PluginError::Build {
             plugin: self.name.clone(),
-            error: clean_build(error),
+            error: Box::new(clean_build(error)),
             stack: Stack::default(),
         };
         let graph = match done.state.builder {
@@ -275,10 +275,10 @@ impl ModelPlugin {
     /// Says what ended a call.
     fn fault(&self, call: &str, error: &wasmtime::Error, state: State) -> PluginError {
         let (plugin, call, stack) = (self.name.clone(), call.to_owned(), stack(error));
-        let place = Place(state.builder.as_ref().map_or_else(String::new, |builder| builder.scope().to_owned()));
+        let place = Place(state.builder.as_ref().map_or_else(Box::default, |builder| builder.scope().into()));
         let options = &self.host.options;
         match state.fault {
-            Some(Fault::Refused(error)) => PluginError::Build { plugin, error: clean_build(error), stack },
+            Some(Fault::Refused(error)) => PluginError::Build { plugin, error: Box::new(clean_build(error)), stack },
             Some(Fault::Aborted(message)) => PluginError::Panic { plugin, call, place, message, stack },
             Some(Fault::Calls) => PluginError::Calls { plugin, call, place, budget: options.calls, stack },
             Some(Fault::Memory { asked }) => {

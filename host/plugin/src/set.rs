@@ -19,7 +19,8 @@ pub struct PluginSet {
     host: Arc<PluginHost>,
     given: Vec<ModelPlugin>,
     installed: Vec<ModelPlugin>,
-    built_in: OnceLock<Vec<ModelPlugin>>,
+    /// Loaded when first asked, one for each of [`BUILT_IN`].
+    built_in: [OnceLock<Option<ModelPlugin>>; BUILT_IN.len()],
     /// Installed plugins that could not be loaded, as messages.
     problems: Vec<String>,
 }
@@ -41,7 +42,7 @@ impl PluginSet {
     /// When a given plugin cannot be loaded. An installed one that cannot is a problem, see [`PluginSet::problems`].
     pub fn new(host: Arc<PluginHost>, given: &[PathBuf], folders: &[PathBuf]) -> Result<Self> {
         let mut set =
-            Self { host, given: Vec::new(), installed: Vec::new(), built_in: OnceLock::new(), problems: Vec::new() };
+            Self { host, given: Vec::new(), installed: Vec::new(), built_in: Default::default(), problems: Vec::new() };
         for path in given {
             let plugin = set.host.load(path)?;
             add(&mut set.given, plugin);
@@ -64,21 +65,16 @@ impl PluginSet {
 
     /// All plugins, in the order in which they are asked.
     pub fn plugins(&self) -> impl Iterator<Item = &ModelPlugin> {
-        self.given.iter().chain(&self.installed).chain(self.built_in())
+        self.given.iter().chain(&self.installed).chain(self.built_in(""))
     }
 
-    fn tier(&self, tier: Tier) -> &[ModelPlugin] {
-        match tier {
-            Tier::Given => &self.given,
-            Tier::Installed => &self.installed,
-            Tier::BuiltIn => self.built_in(),
-        }
-    }
-
-    fn built_in(&self) -> &[ModelPlugin] {
-        self.built_in.get_or_init(|| {
-            // They are part of this binary and were tested with it.
-            BUILT_IN.iter().filter_map(|(name, bytes)| self.host.load_bytes(name, None, bytes).ok()).collect()
+    /// The built-in plugins, the one called `first` first. They are part of this binary and were tested with it, so one
+    /// that does not load is none.
+    fn built_in<'a>(&'a self, first: &str) -> impl Iterator<Item = &'a ModelPlugin> + use<'a> {
+        let (named, others): (Vec<usize>, Vec<usize>) = (0..BUILT_IN.len()).partition(|&at| BUILT_IN[at].0 == first);
+        named.into_iter().chain(others).filter_map(|at| {
+            let (name, bytes) = BUILT_IN[at];
+            self.built_in[at].get_or_init(|| self.host.load_bytes(name, None, bytes).ok()).as_ref()
         })
     }
 
@@ -89,14 +85,14 @@ impl PluginSet {
     pub fn select(&self, config: &str) -> Result<&ModelPlugin> {
         let model = describe(config)?;
         let (mut asked, mut problems) = (Vec::new(), self.problems.clone());
-        for tier in [Tier::Given, Tier::Installed, Tier::BuiltIn] {
+        for (plugins, given) in [(&self.given, true), (&self.installed, false)] {
             let mut claiming = Vec::new();
-            for plugin in self.tier(tier) {
+            for plugin in plugins {
                 asked.push(shown(plugin));
                 match plugin.claims(config) {
                     Ok(Some(_)) => claiming.push(plugin),
                     Ok(None) => {}
-                    Err(error) if tier == Tier::Given => return Err(error),
+                    Err(error) if given => return Err(error),
                     Err(error) => problems.push(error.to_string()),
                 }
             }
@@ -108,21 +104,20 @@ impl PluginSet {
                     return Err(PluginError::Ambiguous { model, plugins });
                 }
             }
-            if tier == Tier::Given && !self.given.is_empty() {
+            if given && !self.given.is_empty() {
                 // Quietly using another plugin than the one that was asked for would hide a mistake.
                 return Err(PluginError::NoPlugin { model, asked, problems, given: true });
             }
         }
+        // No two built-in plugins claim one model, so the first that does is the one.
+        for plugin in self.built_in(&model_type(config)) {
+            asked.push(shown(plugin));
+            if plugin.claims(config)?.is_some() {
+                return Ok(plugin);
+            }
+        }
         Err(PluginError::NoPlugin { model, asked, problems, given: false })
     }
-}
-
-/// Standing of a plugin: one that the user gave wins over an installed one, and that over a built-in one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tier {
-    Given,
-    Installed,
-    BuiltIn,
 }
 
 /// Adds a plugin unless the same component is there already.
@@ -153,6 +148,11 @@ fn parse(config: &str) -> Result<serde_json::Map<String, serde_json::Value>> {
         serde_json::Value::Object(map) => Ok(map),
         _ => Err(failed("an object is needed".into())),
     }
+}
+
+fn model_type(config: &str) -> String {
+    let named = parse(config).ok().and_then(|map| Some(map.get("model_type")?.as_str()?.to_owned()));
+    named.unwrap_or_default()
 }
 
 /// How messages name the model.

@@ -41,6 +41,16 @@ fn built_in_plugins_are_always_there() {
 }
 
 #[test]
+fn no_two_built_in_plugins_claim_one_model() {
+    let set = PluginSet::new(host(None), &[], &[]).unwrap();
+    for model_type in ["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma"] {
+        let config = format!("{{\"model_type\": \"{model_type}\"}}");
+        let claiming = set.plugins().filter(|plugin| plugin.claims(&config).unwrap().is_some()).count();
+        assert!(claiming <= 1, "{model_type}");
+    }
+}
+
+#[test]
 fn given_wins_over_installed_and_installed_over_built_in() {
     let installed = folder_with(&[("qwen3.wasm", "mine.wasm")]);
     let folders = [installed.path().to_path_buf(), PathBuf::from("/does/not/exist")];
