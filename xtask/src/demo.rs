@@ -23,8 +23,11 @@ fn work() -> PathBuf {
     root().join("target/demo")
 }
 
-/// Builds `swift` with all optimisations and gives its path.
+/// Builds `swift` with all optimisations and gives its path, or that of the binary named by `SWIFT`.
 fn build() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("SWIFT") {
+        return Ok(std::path::absolute(given)?);
+    }
     println!("building swift, optimised (minutes the first time)");
     run(Command::new("cargo").args(["build", "--release", "--package", "swift-cli"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
@@ -42,6 +45,7 @@ fn shown(swift: &Path, arguments: &[&str], input: Option<&str>) -> Result<()> {
     let mut command = Command::new(swift);
     command.args(arguments).current_dir(root());
     let Some(input) = input else { return run(&mut command) };
+    print!("> {input}");
     let mut child = command.stdin(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         std::io::Write::write_all(&mut stdin, input.as_bytes())?;
@@ -87,7 +91,7 @@ pub(crate) fn demo() -> Result<()> {
     let run_folder = text(&trained);
     let arguments = [
         "--plugin", &plugin, "sft", "--model", &model, "--dataset", &train, "--val_dataset", &held_out, "--tuner_type", "lora",
-        "--lora_rank", "16", "--lora_dropout", "0", "--learning_rate", "2e-3", "--num_train_epochs", "4", "--packing", "true",
+        "--lora_rank", "16", "--lora_dropout", "0", "--learning_rate", "2e-3", "--num_train_epochs", "3", "--packing", "true",
         "--max_length", "512", "--gradient_accumulation_steps", "4", "--warmup_ratio", "0.05", "--eval_steps", "20", "--save_steps", "40",
         "--output_dir", &run_folder, "--add_version", "false",
     ];

@@ -245,7 +245,7 @@ pub(crate) fn pretrain() -> Result<()> {
     let (start, data, run) = (work().join("untrained"), work().join("corpus.jsonl"), work().join("pretrain"));
     let _ = std::fs::remove_dir_all(&run);
     untrained(&start)?;
-    std::fs::write(&data, corpus(40_000))?;
+    std::fs::write(&data, corpus(30_000))?;
     write_rows()?;
     let (start, data, run_text, plugin) = (text(&start), text(&data), text(&run), text(&plugin()));
     let arguments = [
