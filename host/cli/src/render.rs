@@ -13,6 +13,15 @@ pub(crate) fn output(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Writes a text with styles to standard output; plain unless a person reads it.
+pub(crate) fn styled(text: &clap::builder::StyledStr) {
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        output(&text.ansi().to_string());
+    } else {
+        output(&text.to_string());
+    }
+}
+
 /// Writes a line to standard error.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

@@ -31,9 +31,12 @@ fn help_and_version_succeed() {
     }
     assert_eq!(text(&swift(&["--version"])), format!("swift {}\n", env!("CARGO_PKG_VERSION")));
     let help = text(&swift(&["sft", "--help"]));
-    for line in
-        ["--lora_rank N", "[default: 8]", "Optimizer and schedule:", "--truncation_strategy delete|left|right|split"]
-    {
+    for line in [
+        "--lora_rank <N>",
+        "[default: 8]",
+        "Optimizer and schedule:",
+        "--truncation_strategy <delete|left|right|split>",
+    ] {
         assert!(help.contains(line), "{line} is not in\n{help}");
     }
     assert!(!help.contains("deepspeed") && !help.contains("--temperature"));

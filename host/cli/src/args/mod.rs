@@ -1,14 +1,16 @@
-//! The command line: one table of arguments, a parser for ms-swift's grammar, configuration files, help.
+//! The command line: one table of arguments, the clap command made from it, configuration files.
 //!
 //! Nothing outside this module and [`crate::settings`] sees a flag. It must not know what an argument is for.
 
+mod command;
 pub(crate) mod config;
-pub(crate) mod help;
 pub(crate) mod parse;
 pub(crate) mod table;
 pub(crate) mod unbuilt;
 
 use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::builder::StyledStr;
 
 /// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,12 @@ impl Verb {
     /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(verb, ..)| *verb == self).map_or("", |(_, name, _)| name)
+    }
+
+    /// The command of this name; `-` and `_` are the same.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let name = name.replace('_', "-");
+        Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(verb, ..)| *verb)
     }
 
     fn bit(self) -> u8 {
@@ -110,12 +118,12 @@ pub(crate) fn lookup(name: &str) -> Option<(String, Known)> {
     Some((name, Known::Unbuilt(topic)))
 }
 
-/// The known name most like `name`, if one is alike.
+/// The known name most like `name`, if one is alike. Short names have one slip at most.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.85)
+        .filter(|(likeness, candidate)| *likeness > 0.85 || strsim::osa_distance(name, candidate) <= 1)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }
@@ -144,8 +152,8 @@ pub(crate) struct Given {
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Invocation {
-    Help { verb: Option<Verb>, all: bool },
-    Version,
+    /// Help or version.
+    Show(StyledStr),
     Run(Given),
 }
 

@@ -1,126 +1,138 @@
-//! ms-swift's grammar: `--name value`, `--name=value`, `_` as `-`, lists after one flag, bare booleans, a leading
-//! configuration file. clap has no form for most of it, so the parser is written out.
+//! From words to [`Given`]: clap takes the command line apart, this module says what its findings mean and names mistakes
+//! in the project's words. ms-swift's grammar: `--name value`, `_` as `-`, lists after one flag, bare booleans, a leading
+//! configuration file.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use clap::{
+    ArgMatches, Error,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
 use super::{
-    Given, GivenValue, Invocation, Kind, Known, Origin, UsageError, Verb, config, lookup, nearest, table::ARGUMENTS,
-    unbuilt,
+    Given, GivenValue, Invocation, Kind, Known, Origin, UsageError, Verb, command, config, lookup, nearest,
+    table::ARGUMENTS, unbuilt,
 };
 
 /// Parses what follows the program's name.
 pub(crate) fn parse(arguments: &[String]) -> Result<Invocation, UsageError> {
-    let mut plugins = Vec::new();
-    let mut rest = arguments;
-    let verb = loop {
-        let Some((first, after)) = rest.split_first() else {
-            return Ok(Invocation::Help { verb: None, all: false });
-        };
-        rest = after;
-        match first.as_str() {
-            "-h" | "--help" | "help" => return Ok(Invocation::Help { verb: None, all: false }),
-            "-V" | "--version" => return Ok(Invocation::Version),
-            "--plugin" => {
-                let (file, after) = rest.split_first().ok_or_else(|| missing_value("plugin"))?;
-                plugins.push(file.clone());
-                rest = after;
-            }
-            word if word.starts_with("--plugin=") => plugins.push(word["--plugin=".len()..].into()),
-            word if word.starts_with('-') => {
-                let hint = "write the command first: `swift sft --model ...`; only --plugin may stand before it";
-                return Err(UsageError::new(format!("argument {word} stands before the command"), hint));
-            }
-            word => break parse_verb(word)?,
-        }
+    let matches = match command::root().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            | ErrorKind::DisplayVersion => return Ok(Invocation::Show(error.render())),
+            _ => return Err(explain(&error, arguments)),
+        },
     };
-    if rest.iter().any(|word| matches!(word.as_str(), "-h" | "--help")) {
-        return Ok(Invocation::Help { verb: Some(verb), all: false });
-    }
-    if rest.iter().any(|word| matches!(word.as_str(), "--help_all" | "--help-all")) {
-        return Ok(Invocation::Help { verb: Some(verb), all: true });
-    }
-    parse_arguments(verb, plugins, rest).map(Invocation::Run)
+    let Some((verb, own)) = matches.subcommand().and_then(|(name, own)| Some((Verb::named(name)?, own))) else {
+        return Err(no_command());
+    };
+    collect(verb, &matches, own).map(Invocation::Run)
 }
 
-fn parse_verb(word: &str) -> Result<Verb, UsageError> {
-    let name = word.replace('_', "-");
-    if let Some((verb, ..)) = Verb::ALL.iter().find(|(_, known, _)| *known == name) {
-        return Ok(*verb);
-    }
-    if let Some((known, instead)) = unbuilt::VERBS.iter().find(|(known, _)| *known == name) {
-        return Err(UsageError::new(format!("`swift {known}` is not built yet"), *instead));
-    }
-    let hint = match nearest(&name, Verb::ALL.iter().map(|(_, known, _)| *known)) {
-        Some(near) => format!("did you mean `swift {near}`?"),
-        None => "`swift --help` lists the commands".into(),
-    };
-    Err(UsageError::new(format!("unknown command `{word}`"), hint))
-}
-
-fn parse_arguments(verb: Verb, plugins: Vec<String>, words: &[String]) -> Result<Given, UsageError> {
-    let mut values: BTreeMap<&'static str, GivenValue> = BTreeMap::new();
-    let mut file = None;
-    let mut rest = words;
-    if let Some((first, after)) = words.split_first()
-        && is_config(first)
-    {
-        file = Some(PathBuf::from(first));
-        rest = after;
-    }
-    while let Some((word, after)) = rest.split_first() {
-        rest = after;
-        let Some(flag) = word.strip_prefix("--") else {
-            let hint = "arguments are `--name value`; `swift COMMAND --help` lists them";
-            return Err(UsageError::new(format!("unexpected `{word}`"), hint));
-        };
-        let (name, inline) = match flag.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_string())),
-            None => (flag, None),
-        };
-        if name == "config" {
-            let path = inline.or_else(|| take(&mut rest)).ok_or_else(|| missing_value("config"))?;
-            file = Some(PathBuf::from(path));
-            continue;
-        }
-        let origin = Origin::CommandLine;
-        match lookup(name) {
-            None => return Err(unknown(&format!("--{name}"), name, verb)),
-            Some((name, Known::Unbuilt(topic))) => {
-                let texts = inline.map_or_else(|| take_all(&mut rest), |value| vec![value]);
+/// The values of a command line that clap found well-formed. `before` is what stands before the command.
+fn collect(verb: Verb, before: &ArgMatches, own: &ArgMatches) -> Result<Given, UsageError> {
+    for (name, _) in unbuilt::HARMLESS {
+        let Ok(Some(occurrences)) = own.try_get_occurrences::<String>(name) else { continue };
+        for texts in occurrences {
+            let texts: Vec<String> = texts.cloned().collect();
+            if let Some((name, Known::Unbuilt(topic))) = lookup(name) {
                 refuse_unless_harmless(&name, topic, &texts, "--")?;
             }
-            Some((_, Known::Built(spec))) => {
-                check_verb(spec, verb, "--")?;
-                let texts = match (spec.kind, inline) {
-                    (_, Some(value)) => vec![value],
-                    (Kind::List, None) => take_all(&mut rest),
-                    (Kind::Boolean, None) if rest.first().is_none_or(|next| boolean(next).is_none()) => {
-                        vec!["true".into()]
-                    }
-                    (_, None) => take(&mut rest).into_iter().collect(),
-                };
-                if texts.is_empty() {
-                    return Err(missing_value(spec.name));
-                }
-                let entry = values.entry(spec.name).or_insert_with(|| GivenValue { texts: vec![], origin });
-                if !matches!(spec.kind, Kind::List | Kind::Repeated) {
-                    // As in argparse: the last one counts, so that scripts may append to a command.
-                    entry.texts.clear();
-                }
-                entry.texts.extend(texts);
-            }
         }
     }
-    if !plugins.is_empty() {
-        let entry = values.entry("plugin").or_insert_with(|| GivenValue { texts: vec![], origin: Origin::CommandLine });
-        entry.texts.splice(0..0, plugins);
+    let mut values: BTreeMap<&'static str, GivenValue> = BTreeMap::new();
+    for spec in ARGUMENTS.iter().filter(|spec| spec.serves(verb)) {
+        let texts = [command::given(before, spec.name), command::given(own, spec.name)];
+        let texts: Vec<String> = texts.into_iter().flatten().flatten().collect();
+        if !texts.is_empty() {
+            values.insert(spec.name, GivenValue { texts, origin: Origin::CommandLine });
+        }
     }
-    if let Some(path) = file {
+    let file = match own.get_one::<String>(command::CONFIG_FILE) {
+        Some(word) if !is_config(word) => return Err(unexpected(word)),
+        Some(word) => Some(word),
+        None => own.get_one::<String>(command::CONFIG),
+    };
+    if let Some(path) = file.map(PathBuf::from) {
         for (name, texts) in config::read(&path, verb)? {
             values.entry(name).or_insert_with(|| GivenValue { texts, origin: Origin::File(path.clone()) });
         }
     }
     Ok(Given { verb, values })
+}
+
+/// What clap found wrong, with what to do.
+fn explain(error: &Error, arguments: &[String]) -> UsageError {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        Some(ContextValue::Strings(texts)) => texts.first().map_or("", String::as_str),
+        _ => "",
+    };
+    // `--lora_rank <N>` and the like.
+    let argument = text(ContextKind::InvalidArg).split(' ').next().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => unknown_command(text(ContextKind::InvalidSubcommand)),
+        ErrorKind::MissingSubcommand => no_command(),
+        ErrorKind::UnknownArgument => {
+            let command = arguments.iter().enumerate().find_map(|(at, word)| Some((at, Verb::named(word)?)));
+            let (at, verb) = command.map_or((arguments.len(), None), |(at, verb)| (at, Some(verb)));
+            let stands_before = arguments[..at].iter().any(|word| word.split('=').next() == Some(argument));
+            match (verb, argument.strip_prefix("--")) {
+                (Some(verb), Some(name)) if !stands_before => refused(name, verb),
+                (Some(_), None) if !stands_before => unexpected(argument),
+                _ => {
+                    let hint = "write the command first: `swift sft --model ...`; only --plugin may stand before it";
+                    UsageError::new(format!("argument {argument} stands before the command"), hint)
+                }
+            }
+        }
+        // clap's name for a flag without its value.
+        ErrorKind::InvalidValue => missing_value(argument.trim_start_matches('-')),
+        ErrorKind::ArgumentConflict => UsageError::new(
+            "two configuration files were given",
+            "name one: `swift sft FILE.yaml` or `--config FILE.yaml`",
+        ),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let hint = "arguments are `--name value`; `swift COMMAND --help` lists them";
+            UsageError::new(line.trim_start_matches("error: "), hint)
+        }
+    }
+}
+
+fn no_command() -> UsageError {
+    UsageError::new("no command was given", "`swift --help` lists the commands")
+}
+
+fn unknown_command(word: &str) -> UsageError {
+    let name = word.replace('_', "-");
+    if let Some((known, instead)) = unbuilt::VERBS.iter().find(|(known, _)| *known == name) {
+        return UsageError::new(format!("`swift {known}` is not built yet"), *instead);
+    }
+    let built = Verb::ALL.iter().map(|(_, known, _)| *known);
+    let hint = match nearest(&name, built).or_else(|| nearest(&name, unbuilt::VERBS.iter().map(|(known, _)| *known))) {
+        Some(near) => format!("did you mean `swift {near}`?"),
+        None => "`swift --help` lists the commands".into(),
+    };
+    UsageError::new(format!("unknown command `{word}`"), hint)
+}
+
+/// A name that the command does not take: unbuilt, another command's, or nobody's.
+fn refused(name: &str, verb: Verb) -> UsageError {
+    let refusal = match lookup(name) {
+        Some((name, Known::Unbuilt(topic))) => refuse_unless_harmless(&name, topic, &[], "--"),
+        Some((_, Known::Built(spec))) => check_verb(spec, verb, "--"),
+        None => Ok(()),
+    };
+    refusal.err().unwrap_or_else(|| unknown(&format!("--{name}"), name, verb))
+}
+
+fn unexpected(word: &str) -> UsageError {
+    let hint = "arguments are `--name value`; `swift COMMAND --help` lists them";
+    UsageError::new(format!("unexpected `{word}`"), hint)
 }
 
 /// `true`, `false` and what stands for them.
@@ -185,26 +197,6 @@ fn is_config(word: &str) -> bool {
     !word.starts_with('-') && [".yaml", ".yml", ".json"].iter().any(|end| word.ends_with(end))
 }
 
-/// A word that is a value: not a flag, though it may be a negative number.
-fn is_value(word: &str) -> bool {
-    match word.strip_prefix('-') {
-        None => true,
-        Some("") => true,
-        Some(tail) => tail.starts_with(|c: char| c.is_ascii_digit() || c == '.'),
-    }
-}
-
-fn take(rest: &mut &[String]) -> Option<String> {
-    let words = *rest;
-    let (first, after) = words.split_first().filter(|(first, _)| is_value(first))?;
-    *rest = after;
-    Some(first.clone())
-}
-
-fn take_all(rest: &mut &[String]) -> Vec<String> {
-    std::iter::from_fn(|| take(rest)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +225,7 @@ mod tests {
         assert!(
             matches!(parse(&words("merge_lora")).unwrap(), Invocation::Run(given) if given.verb == Verb::MergeLora)
         );
+        assert_eq!(given("sft --train-type full")["tuner_type"], ["full"]);
     }
 
     #[test]
@@ -255,6 +248,16 @@ mod tests {
         let hint = |line| error(line).hint.unwrap();
         assert_eq!(hint("sft --learning_rte 1"), "did you mean `--learning_rate`?");
         assert_eq!(hint("sfft"), "did you mean `swift sft`?");
+        assert_eq!(hint("stf"), "did you mean `swift sft`?");
+        assert_eq!(hint("rlfh"), "did you mean `swift rlhf`?");
+        assert_eq!(hint("sft --depspeed zero2"), "did you mean `--deepspeed`?");
+        assert_eq!(hint("something"), "`swift --help` lists the commands");
+        assert!(error("--plugin a.wasm").message.contains("no command"));
+        assert!(error("--plugin").message.contains("--plugin needs a value"));
+        assert!(error("--seed=1 sft --seed 1").message.contains("--seed stands before the command"));
+        assert!(error("sft a.yaml --config b.yaml").message.contains("two configuration files"));
+        assert!(error("sft --dataset --seed 1").message.contains("--dataset needs one or more values"));
+        assert!(error("sft --packing=1 -x").message.contains("unexpected `-x`"));
         assert!(error("sft --deepspeed zero2").message.contains("--deepspeed is known but not built yet"));
         assert!(error("rlhf --model x").message.contains("`swift rlhf` is not built yet"));
         assert!(error("sft --temperature 1").message.contains("means nothing to `swift sft`"));
@@ -267,7 +270,16 @@ mod tests {
     fn unbuilt_arguments_pass_only_where_they_change_nothing() {
         assert!(given("sft --use_hf false --optim adamw_torch --streaming false").is_empty());
         assert!(error("sft --use_hf").message.contains("use_hf"));
+        assert!(error("sft --use-hf true --use_hf false").message.contains("use_hf"));
         assert!(error("sft --use_hf true").message.contains("use_hf"));
+    }
+
+    /// clap's own check of the whole command, deferred arguments included.
+    #[test]
+    fn the_command_is_well_formed() {
+        let mut root = command::root();
+        root.build();
+        root.debug_assert();
     }
 
     #[test]

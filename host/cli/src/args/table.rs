@@ -1,5 +1,5 @@
-//! The table of built arguments: names, defaults and help in one place. Parser, help, configuration files and settings
-//! all read it.
+//! The table of built arguments: names, defaults and help in one place. The clap command, configuration files and
+//! settings all read it.
 
 use super::{
     ArgumentSpec,

@@ -7,7 +7,7 @@ mod run_folder;
 mod sft;
 
 use crate::{
-    args::{Invocation, Verb, help, parse},
+    args::{Invocation, Verb, parse},
     failure::Failure,
     render, settings,
 };
@@ -15,16 +15,8 @@ use crate::{
 /// Runs a command line.
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let given = match parse::parse(arguments)? {
-        Invocation::Help { verb: None, .. } => {
-            render::output(&help::overview());
-            return Ok(());
-        }
-        Invocation::Help { verb: Some(verb), all } => {
-            render::output(&help::command(verb, all));
-            return Ok(());
-        }
-        Invocation::Version => {
-            render::output(concat!("swift ", env!("CARGO_PKG_VERSION"), "\n"));
+        Invocation::Show(text) => {
+            render::styled(&text);
             return Ok(());
         }
         Invocation::Run(given) => given,
