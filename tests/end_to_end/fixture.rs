@@ -96,6 +96,13 @@ impl Place {
         place
     }
 
+    /// Makes the model's head its embedding, or not.
+    pub(crate) fn tie(&self, tied: bool) {
+        let mut config: Value = serde_json::from_str(&self.read("model/config.json")).expect("JSON");
+        config["tie_word_embeddings"] = json!(tied);
+        self.write("model/config.json", &config.to_string());
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

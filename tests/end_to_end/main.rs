@@ -1,11 +1,12 @@
 //! Runs of the binary from the command line, as a user would make them.
 
+mod adapters;
 mod bad_input;
 mod fixture;
 mod resume;
 
 use fixture::Place;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn a_job_from_rows_to_merged_weights() {
@@ -40,6 +41,82 @@ fn a_job_from_rows_to_merged_weights() {
     };
     assert_eq!(responses("apart.jsonl").len(), 4);
     assert_eq!(responses("apart.jsonl"), responses("together.jsonl"));
+}
+
+/// Modules trained whole come back as they were trained: the merged model has the loss that training measured.
+#[test]
+fn modules_trained_whole_can_be_used_merged_and_trained_further() {
+    for (tied, module) in [(false, "lm_head"), (true, "embed_tokens"), (true, "norm")] {
+        let place = Place::new();
+        place.tie(tied);
+        let validation = "--val_dataset rows.jsonl#8 --eval_steps 3 --lora_dropout 0";
+        place.swift(&place.train("run", &format!("--modules_to_save {module} {validation}"))).good();
+        let trained = place.logged("run", "eval_loss");
+        assert_ne!(trained[0], trained[1], "{module}: a step changes it");
+        let config: Value = serde_json::from_str(&place.read("run/checkpoint-6/adapter_config.json")).expect("JSON");
+        assert_eq!(config["ensure_weight_tying"], module == "embed_tokens", "{config}");
+
+        let infer = "--val_dataset rows.jsonl#4 --temperature 0 --max_new_tokens 8 --stream false";
+        let apart = format!("infer --model model --adapters run/checkpoint-6 {infer} --result_path apart.jsonl");
+        place.swift(&apart).good();
+        place.swift("merge-lora --model model --adapters run/checkpoint-6 --output_dir merged").good();
+        place.swift(&format!("infer --model merged {infer} --result_path together.jsonl")).good();
+        assert_eq!(place.read("apart.jsonl").lines().count(), 4);
+        let responses = |name: &str| -> Vec<Value> {
+            let row = |line| serde_json::from_str::<Value>(line).expect("JSON")["response"].clone();
+            place.read(name).lines().map(row).collect()
+        };
+        assert_eq!(responses("apart.jsonl"), responses("together.jsonl"), "{module}");
+
+        // Nothing moves at a learning rate of 0, so what is measured is what was loaded.
+        let still = "--learning_rate 0 --val_dataset rows.jsonl#8 --eval_steps 6";
+        let merged = place.train("again", still).replace("--model model", "--model merged");
+        place.swift(&merged).good();
+        place.swift(&place.train("further", &format!("--adapters run/checkpoint-6 {still}"))).good();
+        let close = |run: &str, tolerance: f64| {
+            let got = place.logged(run, "eval_loss")[0];
+            assert!((got - trained[1]).abs() <= tolerance, "{module}: {run} {got}, trained {trained:?}");
+        };
+        close("again", 1e-4);
+        close("further", 1e-6);
+    }
+}
+
+/// Everything an adapter's configuration may say of its shape is kept when it is trained further.
+#[test]
+fn adapters_of_every_shape_are_trained_further() {
+    let place = Place::new();
+    place.swift(&place.train("run", "--lora_rank 4 --target_modules q_proj v_proj")).good();
+    let path = "run/checkpoint-2/adapter_config.json";
+    let written: Value = serde_json::from_str(&place.read(path)).expect("JSON");
+    for (i, (key, value)) in [
+        ("alpha_pattern", json!({"q_proj": 3.5})),
+        ("rank_pattern", json!({"model.layers.0.self_attn.v_proj": 4})),
+        ("target_modules", json!(r".*\.(q|v)_proj")),
+        ("target_modules", json!(r"(?=.*self_attn).*\.(q|v)_proj")),
+        ("target_modules", Value::Null),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut config = written.clone();
+        config[key] = value.clone();
+        place.write(path, &config.to_string());
+        let run = format!("further-{i}");
+        let further = place.train(&run, "--adapters run/checkpoint-2");
+        place.swift(&further).good();
+        let after: Value =
+            serde_json::from_str(&place.read(&format!("{run}/checkpoint-6/adapter_config.json"))).expect("JSON");
+        assert_eq!(after["r"], 4);
+        if key != "target_modules" {
+            assert_eq!(after[key], value);
+        }
+        let weights = format!("{run}/checkpoint-6/adapter_model.safetensors");
+        let once = place.bytes(&weights);
+        assert!(once != place.bytes("run/checkpoint-6/adapter_model.safetensors"));
+        place.swift(&format!("{further} --resume_from_checkpoint {run}/checkpoint-4")).good();
+        assert!(place.bytes(&weights) == once, "{key} {value}: the resumed run differs");
+    }
 }
 
 #[test]

@@ -75,8 +75,6 @@ pub enum DataError {
     Truncation { name: String, message: &'static str },
     #[error("packing: sequence {index} has {length} tokens, more than a pack's {capacity}")]
     Packing { index: usize, length: usize, capacity: usize },
-    #[error("the saved data position (epoch {epoch}, batch {position}) is past the {batches} batches of an epoch")]
-    Cursor { epoch: u64, position: usize, batches: usize },
     #[error("cannot tokenize: {message}")]
     Tokenizer { message: String },
     #[error(transparent)]
@@ -108,11 +106,6 @@ impl DataError {
             }
             Self::Truncation { .. } => "use delete, left or right (split only for pre-training)".into(),
             Self::Packing { .. } => "truncate to the packing length before packing".into(),
-            Self::Cursor { .. } => {
-                "the dataset, the batch size or the packing changed since the checkpoint was written; resume with the \
-                 same ones"
-                    .into()
-            }
             Self::Tokenizer { .. } => "the tokenizer cannot handle this text; check tokenizer.json".into(),
             Self::Model(error) => error.hint(),
         }

@@ -1,10 +1,9 @@
-//! From files to token batches: datasets, canonical rows, chat templates, encoding with assistant-only loss, packing,
-//! epoch order, and the ledger that says what became of every row.
+//! From files to token sequences: datasets, canonical rows, chat templates, encoding with assistant-only loss, packing,
+//! and the ledger that says what became of every row.
 //!
 //! It knows text, tokens and order. It must not know models, devices, losses or optimizers, and it takes nothing from
 //! the clock: dates and seeds are handed in.
 
-mod batches;
 mod dataset;
 mod encode;
 mod error;
@@ -16,7 +15,6 @@ mod row;
 mod spans;
 mod template;
 
-pub use batches::{Batch, Cursor, EpochBatches, collate};
 pub use dataset::{Dataset, DatasetSpec, LoadOptions, load, split_validation};
 pub use encode::{EncodeOptions, Encoded, Encoder, LossScale, Truncation};
 pub use error::{DataError, Origin, RowError};

@@ -26,7 +26,7 @@ pub const CONFIG: &str = "adapter_config.json";
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before every module path.
-const PREFIX: &str = "base_model.model.";
+pub const PREFIX: &str = "base_model.model.";
 /// The head's checkpoint name in every family that has one of its own.
 const HEAD: &str = "lm_head.weight";
 
@@ -57,9 +57,11 @@ pub struct Adapter {
     pub folder: PathBuf,
     /// `base_model_name_or_path`, if it says.
     pub base_model: Option<String>,
-    /// Rank, alpha, targets and patterns. `dropout` is 0 (an adapter is read to be used) and `modules_to_save` is
-    /// empty: see the field of that name.
+    /// Rank, alpha, targets and patterns. `dropout` is 0 and `modules_to_save` is empty, as for use:
+    /// see [`Adapter::to_train`].
     pub lora: LoraConfig,
+    /// The dropout it was trained with.
+    pub dropout: f64,
     /// Modules the adapter replaces whole, matched by the end of their path.
     pub modules_to_save: Vec<String>,
     /// A replaced embedding is also the tied head's. Without it PEFT leaves the head at the base's values.
@@ -134,6 +136,7 @@ impl Adapter {
                 .filter(|s| !s.is_empty())
                 .map(str::to_owned),
             lora,
+            dropout: number("lora_dropout").unwrap_or(0.0),
             modules_to_save: modules_to_save.unwrap_or_default(),
             ensure_weight_tying: config.get("ensure_weight_tying").and_then(Value::as_bool).unwrap_or(false),
             weights,
@@ -145,6 +148,44 @@ impl Adapter {
     /// The file's tensors, under PEFT's names.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The settings to train the adapter further with.
+    ///
+    /// PEFT matches `modules_to_save` by the end of the text, the tuner by whole parts of the path: where that makes a
+    /// difference, the modules that the file holds are named in full.
+    pub fn to_train(&self) -> LoraConfig {
+        let part =
+            |module: &str, name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'));
+        let mut held: Vec<String> = self.whole.iter().map(|t| lora::module_of(&t[PREFIX.len()..]).to_owned()).collect();
+        held.dedup();
+        let by_parts = |module: &String| self.modules_to_save.iter().any(|name| module == name || part(module, name));
+        let modules_to_save = if held.iter().all(by_parts) { self.modules_to_save.clone() } else { held };
+        LoraConfig { dropout: self.dropout, modules_to_save, ..self.lora.clone() }
+    }
+
+    /// The graph to train the adapter further in: `graph`, with a head of its own where the adapter replaces the head
+    /// of a tied model.
+    ///
+    /// # Errors
+    /// When the adapter replaces a tied embedding and leaves the head at the base's values.
+    pub fn graph_to_train(&self, graph: &Graph) -> Result<Graph, HubError> {
+        let mut graph = graph.clone();
+        let Some((head, table)) = tied_head(&graph) else { return Ok(graph) };
+        let holds = |name: &str| self.whole.iter().any(|tensor| tensor[PREFIX.len()..] == *name);
+        if holds(HEAD) {
+            give_head(&mut graph, head, table);
+        } else if holds(&graph.param(table).name) && !self.ensure_weight_tying {
+            return Err(HubError::Unsupported {
+                path: self.folder.clone(),
+                feature: "training further an adapter that replaces the embedding of a tied model and not its head"
+                    .into(),
+                instead: "merge it first (`swift merge-lora`) and train the merged model, or train an adapter with \
+                          `--modules_to_save embed_tokens` from the start"
+                    .into(),
+            });
+        }
+        Ok(graph)
     }
 
     /// Writes the adapter into `graph` (a trace of the base model whose data is `base`).
@@ -205,13 +246,7 @@ impl Adapter {
         base: &Weights,
         values: &mut Vec<(String, Vec<f32>)>,
     ) -> Result<bool, Result<HubError, String>> {
-        let head = graph.nodes.iter().position(|n| matches!(n.op, Op::Logits { .. }));
-        let table = head.and_then(|i| graph.nodes[i].op.params().first().copied());
-        let (Some(head), Some(table)) = (head, table) else { return Ok(false) };
-        let tied = graph.nodes.iter().any(|n| matches!(n.op, Op::Embed { table: t } if t == table));
-        if !tied {
-            return Ok(false);
-        }
+        let Some((head, table)) = tied_head(graph) else { return Ok(false) };
         let info = graph.param(table).clone();
         let own_head = self.whole.iter().find(|name| name[PREFIX.len()..] == *HEAD);
         let own_table = self.whole.iter().any(|name| name[PREFIX.len()..] == info.name);
@@ -223,9 +258,7 @@ impl Adapter {
             }
             None => return Ok(false),
         };
-        graph.params.push(ParamInfo { name: HEAD.into(), shape: info.shape, in_checkpoint: false });
-        let param = Param(graph.params.len() as u32 - 1);
-        graph.nodes[head].op.map_params(|_| param);
+        give_head(graph, head, table);
         values.push((HEAD.into(), data));
         Ok(true)
     }
@@ -241,6 +274,27 @@ impl Adapter {
             .to_f32()
             .ok_or_else(|| misfit(format!("`{name}` is stored as {}, not as floats", tensor.info.dtype.name())))
     }
+}
+
+/// The checkpoint name of the embedding when the vocabulary head uses the same table.
+pub fn tied_embedding(graph: &Graph) -> Option<&str> {
+    tied_head(graph).map(|(_, table)| graph.param(table).name.as_str())
+}
+
+/// The head's node and its table, when that is the embedding's.
+fn tied_head(graph: &Graph) -> Option<(usize, Param)> {
+    let head = graph.nodes.iter().position(|n| matches!(n.op, Op::Logits { .. }))?;
+    let table = graph.nodes[head].op.params().first().copied()?;
+    let tied = graph.nodes.iter().any(|n| matches!(n.op, Op::Embed { table: t } if t == table));
+    tied.then_some((head, table))
+}
+
+/// Gives the head at node `head` a parameter of its own, shaped as `table`.
+fn give_head(graph: &mut Graph, head: usize, table: Param) {
+    let shape = graph.param(table).shape.clone();
+    graph.params.push(ParamInfo { name: HEAD.into(), shape, in_checkpoint: false });
+    let param = Param(graph.params.len() as u32 - 1);
+    graph.nodes[head].op.map_params(|_| param);
 }
 
 fn explained(error: &BuildError) -> String {

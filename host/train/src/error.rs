@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use swift_engine::EngineError;
+use swift_hub::HubError;
 
 use crate::learner::BoxError;
 
@@ -24,8 +25,8 @@ pub enum TrainError {
     NoCheckpoint { path: PathBuf, message: String },
     #[error("cannot resume from {}: {message}", path.display())]
     Resume { path: PathBuf, message: String, hint: String },
-    #[error("the adapter in {} needs {feature}, which is not built yet", path.display())]
-    Adapter { path: PathBuf, feature: String },
+    #[error(transparent)]
+    Adapter(#[from] HubError),
     #[error("the weights in {} do not fit this model: {message}", path.display())]
     Mismatch { path: PathBuf, message: String },
     #[error("there is nothing to train on: {message}")]
@@ -80,9 +81,7 @@ impl TrainError {
                 "pass a checkpoint-N folder that swift wrote, or the run folder that holds them".into()
             }
             Self::Resume { hint, .. } => hint.clone(),
-            Self::Adapter { .. } => {
-                "train or export the adapter as plain LoRA (bias none, no DoRA, no patterns)".into()
-            }
+            Self::Adapter(error) => error.hint(),
             Self::Mismatch { .. } => {
                 "use the same base model, rank, target modules and modules_to_save as the run that wrote them".into()
             }

@@ -12,6 +12,7 @@ use std::{
 
 use serde::Serialize;
 use serde_json::Value;
+use swift_hub::peft::Adapter;
 
 use crate::{
     batching::{self, Loader, Sample},
@@ -430,7 +431,8 @@ fn restore(
         });
     }
     if let Output::Adapter(config) = output {
-        let changed = AdapterConfig::read(folder)?.differences(config);
+        let adapter = Adapter::open(folder)?;
+        let changed = AdapterConfig::from(&adapter).differences(config);
         if !changed.is_empty() {
             return Err(TrainError::Resume {
                 path: folder.clone(),
@@ -438,7 +440,7 @@ fn restore(
                 hint: "give the same values as in the run that wrote it; its args.json lists them".into(),
             });
         }
-        lora_files::load(folder, learner)?;
+        lora_files::load(&adapter, learner)?;
     }
     if optimizer.is_file() {
         optimizer_files::restore(&optimizer, learner, everything)?;

@@ -13,19 +13,20 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use swift_engine::{AdamWOptions, TrainOptions, TrainSession, Tuner};
 use swift_graph::{
-    Checkpoint, StorageType,
+    Checkpoint, Graph, StorageType,
     lora::{self, LoraConfig},
 };
-use swift_hub::{HubError, Model, SavedTensor, save_safetensors};
+use swift_hub::{HubError, Model, SavedTensor, peft, save_safetensors};
 use swift_train::{
     BoxError, Learner, Outcome, Output, Resume, ResumeMode, Run, TrainError, batching,
     checkpoint::write_json,
-    lora_files::{self, AdapterConfig, TargetModules},
+    lora_files::{self, AdapterConfig},
     manifest::{RunManifest, Source},
     sft::{FullModelWriter, sft},
 };
 
 use super::{
+    agreement,
     assemble::{self, Samples},
     run_folder::{self, RunFolder},
     set_threads,
@@ -55,6 +56,12 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     if !full {
         assemble::check_dtype(model, settings.model.torch_dtype.as_deref())?;
     }
+    let adapter = settings.model.adapters.first().map(|folder| peft::Adapter::open(folder)).transpose()?;
+    let graph = match &adapter {
+        Some(adapter) => adapter.graph_to_train(&traced.graph)?,
+        None => traced.graph.clone(),
+    };
+    let (tuner, config) = tuner(settings, adapter.as_ref(), &graph)?;
 
     // Rows to tokens.
     let run_date = match (&settings.template.run_date, &before) {
@@ -74,7 +81,6 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     }
 
     // The engine, with the adapter's first values.
-    let (tuner, config) = tuner(settings)?;
     let options = TrainOptions {
         tuner,
         recompute_blocks: settings.gradient_checkpointing,
@@ -87,14 +93,14 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
             ..AdamWOptions::default()
         },
     };
-    let mut session = TrainSession::new(traced.graph.clone(), model.clone(), options)?;
-    if let Some(adapter) = settings.model.adapters.first() {
+    let mut session = TrainSession::new(graph, model.clone(), options)?;
+    if let Some(adapter) = &adapter {
         lora_files::load(adapter, &mut session)?;
     }
     let writer =
         FullFolder { model: model.clone(), dtype: settings.model.torch_dtype.clone(), shard: settings.max_shard_bytes };
     let output = match config {
-        Some(config) => Output::Adapter(with_module_names(config, &session)),
+        Some(config) => Output::Adapter(as_applied(config, &session)),
         None => Output::Full(&writer),
     };
 
@@ -138,29 +144,17 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
 }
 
 /// The engine's tuner and, for adapters, what `adapter_config.json` will say.
-fn tuner(settings: &TrainSettings) -> Result<(Tuner, Option<AdapterConfig>), Failure> {
+fn tuner(
+    settings: &TrainSettings,
+    adapter: Option<&peft::Adapter>,
+    graph: &Graph,
+) -> Result<(Tuner, Option<AdapterConfig>), Failure> {
     let base_model = settings.model.path.display().to_string();
-    let TunerSettings::Lora { rank, alpha, dropout, targets, modules_to_save, init, rslora } = &settings.tuner else {
+    let TunerSettings::Lora { rank, alpha, dropout, targets, modules_to_save, init, rslora, given } = &settings.tuner
+    else {
         return Ok((Tuner::Full, None));
     };
-    // An adapter that training starts from brings its own shape.
-    if let Some(folder) = settings.model.adapters.first() {
-        let config = AdapterConfig { base_model, ..AdapterConfig::read(folder)? };
-        let lora = LoraConfig {
-            rank: config.rank as usize,
-            alpha: config.alpha,
-            dropout: config.dropout,
-            targets: match config.target_modules.clone() {
-                TargetModules::Names(names) => lora::Targets::Names(names),
-                TargetModules::Pattern(pattern) => lora::Targets::Regex(pattern),
-            },
-            modules_to_save: config.modules_to_save.clone(),
-            rslora: config.rank_stabilised,
-            ..LoraConfig::default()
-        };
-        return Ok((Tuner::Lora(lora), Some(config)));
-    }
-    let lora = LoraConfig {
+    let wanted = LoraConfig {
         rank: *rank,
         alpha: *alpha,
         dropout: *dropout,
@@ -178,37 +172,30 @@ fn tuner(settings: &TrainSettings) -> Result<(Tuner, Option<AdapterConfig>), Fai
         },
         ..LoraConfig::default()
     };
-    let config = AdapterConfig {
-        base_model,
-        rank: *rank as u32,
-        alpha: *alpha,
-        dropout: *dropout,
-        target_modules: match targets {
-            // Filled in when the engine has found the modules.
-            Targets::AllLinear => TargetModules::Names(Vec::new()),
-            Targets::Names(names) => TargetModules::Names(names.clone()),
-            Targets::Regex(pattern) => TargetModules::Pattern(pattern.clone()),
-        },
-        modules_to_save: modules_to_save.clone(),
-        init_weights: match init {
-            LoraInit::True => json!(true),
-            LoraInit::False => json!(false),
-            LoraInit::Gaussian => json!("gaussian"),
-        },
-        rank_stabilised: *rslora,
+    let config = match adapter {
+        // An adapter that training starts from brings its own shape.
+        Some(adapter) => {
+            let own: AdapterConfig = adapter.into();
+            let lora = agreement::settled(own.lora, &wanted, given, graph)?;
+            AdapterConfig { base_model, lora, ensure_weight_tying: own.ensure_weight_tying }
+        }
+        None => AdapterConfig { base_model, lora: wanted, ensure_weight_tying: false },
     };
-    Ok((Tuner::Lora(lora), Some(config)))
+    Ok((Tuner::Lora(config.lora.clone()), Some(config)))
 }
 
-/// `all-linear` written out as PEFT writes it: the last parts of the adapted modules' names.
-fn with_module_names(mut config: AdapterConfig, session: &TrainSession) -> AdapterConfig {
-    if config.target_modules == TargetModules::Names(Vec::new()) {
+/// What only the model shows: `all-linear` written out as PEFT writes it, by the last parts of the adapted modules'
+/// names, and whether a head moves with its embedding.
+fn as_applied(mut config: AdapterConfig, session: &TrainSession) -> AdapterConfig {
+    if config.lora.targets == lora::Targets::AllLinear {
         let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
         let mut names: Vec<String> = session.adapters().iter().map(|adapter| last(&adapter.module)).collect();
         names.sort();
         names.dedup();
-        config.target_modules = TargetModules::Names(names);
+        config.lora.targets = lora::Targets::Names(names);
     }
+    config.ensure_weight_tying = peft::tied_embedding(session.graph())
+        .is_some_and(|table| session.trainable().iter().any(|tensor| tensor.name == table));
     config
 }
 

@@ -2,7 +2,7 @@
 
 use swift_train::learner::{Batch, BoxError, Learner, LossSums, Moments, Trainable};
 
-pub(crate) const NAME: &str = "base_model.model.table.weight";
+pub(crate) const NAME: &str = "table.weight";
 /// A token whose loss is not a number.
 pub(crate) const POISON: u32 = 9999;
 /// With this seed nothing is dropped.
