@@ -75,6 +75,8 @@ pub(crate) enum TunerSettings {
         modules_to_save: Vec<String>,
         init: LoraInit,
         rslora: bool,
+        /// Names of those that were given: an adapter that training starts from has its own, and these must agree.
+        given: Vec<&'static str>,
     },
 }
 
@@ -460,6 +462,7 @@ impl Reader<'_> {
             Some("gaussian") => LoraInit::Gaussian,
             _ => LoraInit::True,
         };
+        let given: Vec<&'static str> = LORA.iter().filter(|name| self.is_given(name)).copied().collect();
         let lora = TunerSettings::Lora {
             rank: self.positive("lora_rank")?,
             alpha: self.at_least_zero("lora_alpha")?,
@@ -468,12 +471,11 @@ impl Reader<'_> {
             modules_to_save: self.list("modules_to_save")?,
             init,
             rslora: self.flag("use_rslora")?,
+            given: given.clone(),
         };
-        let given: Vec<String> =
-            LORA.iter().filter(|name| self.is_given(name)).map(|name| format!("--{name}")).collect();
-        let given = given.join(", ");
         if full && !given.is_empty() {
-            let message = format!("{given} mean nothing with --tuner_type full");
+            let flags: Vec<String> = given.iter().map(|name| format!("--{name}")).collect();
+            let message = format!("{} mean nothing with --tuner_type full", flags.join(", "));
             return Err(UsageError::new(message, "leave them out, or use `--tuner_type lora`"));
         }
         if full && !model.adapters.is_empty() {
@@ -486,9 +488,9 @@ impl Reader<'_> {
                 "merge the others first: `swift merge-lora`",
             ));
         }
-        if !model.adapters.is_empty() && !given.is_empty() {
-            let message = format!("{given} are fixed by the adapter that training starts from");
-            return Err(UsageError::new(message, "leave them out"));
+        if !model.adapters.is_empty() && given.contains(&"init_weights") {
+            let message = "--init_weights means nothing to the adapter that training starts from: it has its values";
+            return Err(UsageError::new(message, "leave it out"));
         }
         Ok(if full { TunerSettings::Full } else { lora })
     }

@@ -1,5 +1,6 @@
 //! The commands. Each takes resolved settings and returns a failure or nothing.
 
+mod agreement;
 mod assemble;
 mod export;
 mod infer;

@@ -81,7 +81,7 @@ fn rules_between_arguments_hold() {
         ("--report_to wandb", "wandb is known but not built"),
         ("--strict maybe", "`maybe`"),
         ("--max_shard_size big", "a size like 5GB"),
-        ("--adapters a --lora_rank 4", "fixed by the adapter"),
+        ("--adapters a --init_weights gaussian", "means nothing to the adapter"),
     ] {
         let words = format!("sft --model m --dataset d.jsonl {line}");
         let words: Vec<String> = words.split_whitespace().map(Into::into).collect();
