@@ -3,10 +3,7 @@
 //! `cargo run --release -p swift-kernels --example throughput`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
-#![allow(
-    unsafe_code,
-    reason = "calls the matmul library directly for comparison"
-)]
+#![allow(unsafe_code, reason = "calls the matmul library directly for comparison")]
 
 use std::time::Instant;
 
@@ -30,9 +27,7 @@ fn time(runs: usize, mut work: impl FnMut()) -> f64 {
 }
 
 fn numbers(length: usize) -> Vec<f32> {
-    (0..length)
-        .map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        .collect()
+    (0..length).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
 /// The library alone, as the kernels call it.
@@ -83,22 +78,13 @@ fn matmuls() -> f64 {
         let (x, w) = (numbers(rows * k), numbers(n * k));
         let w16: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
         let dy = numbers(rows * n);
-        let (mut out, mut dx, mut dw) =
-            (vec![0.0; rows * n], vec![0.0; rows * k], vec![0.0; n * k]);
+        let (mut out, mut dx, mut dw) = (vec![0.0; rows * n], vec![0.0; rows * k], vec![0.0; n * k]);
         let rate = |seconds: f64| 2e-9 * (rows * k * n) as f64 / seconds;
         let library = time(runs, || bare(rows, k, n, &x, &w, &mut out));
-        let forward = time(runs, || {
-            linear(&x, rows, k, Weight::F32(&w), n, None, 1.0, 0.0, &mut out)
-        });
-        let half = time(runs, || {
-            linear(&x, rows, k, Weight::Bf16(&w16), n, None, 1.0, 0.0, &mut out)
-        });
-        let input = time(runs, || {
-            linear_grad_input(&dy, rows, n, Weight::F32(&w), k, 1.0, 0.0, &mut dx)
-        });
-        let weight = time(runs, || {
-            linear_grad_weight(&dy, &x, rows, n, k, 1.0, 0.0, &mut dw)
-        });
+        let forward = time(runs, || linear(&x, rows, k, Weight::F32(&w), n, None, 1.0, 0.0, &mut out));
+        let half = time(runs, || linear(&x, rows, k, Weight::Bf16(&w16), n, None, 1.0, 0.0, &mut out));
+        let input = time(runs, || linear_grad_input(&dy, rows, n, Weight::F32(&w), k, 1.0, 0.0, &mut dx));
+        let weight = time(runs, || linear_grad_weight(&dy, &x, rows, n, k, 1.0, 0.0, &mut dw));
         layer += per_layer * forward;
         println!(
             "{rows:>6} {k:>6} {n:>6}  {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
@@ -114,39 +100,15 @@ fn matmuls() -> f64 {
 }
 
 fn attentions(layer: f64) {
-    let shape = AttentionShape {
-        heads: 9,
-        kv_heads: 3,
-        head_dim: 64,
-        value_dim: 64,
-        scale: 0.125,
-        soft_cap: None,
-    };
+    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, value_dim: 64, scale: 0.125, soft_cap: None };
     let lengths = [512, 512];
-    let (q, k, v) = (
-        numbers(ROWS * 576),
-        numbers(ROWS * 192),
-        numbers(ROWS * 192),
-    );
+    let (q, k, v) = (numbers(ROWS * 576), numbers(ROWS * 192), numbers(ROWS * 192));
     let (mut out, mut logsumexp) = (vec![0.0; ROWS * 576], vec![0.0; ROWS * 9]);
     let forward = time(15, || {
-        attention(
-            &q,
-            &k,
-            &v,
-            &lengths,
-            &shape,
-            AttentionMask::Causal,
-            &mut out,
-            &mut logsumexp,
-        );
+        attention(&q, &k, &v, &lengths, &shape, AttentionMask::Causal, &mut out, &mut logsumexp);
     });
     let dout = numbers(ROWS * 576);
-    let (mut dq, mut dk, mut dv) = (
-        vec![0.0; ROWS * 576],
-        vec![0.0; ROWS * 192],
-        vec![0.0; ROWS * 192],
-    );
+    let (mut dq, mut dk, mut dv) = (vec![0.0; ROWS * 576], vec![0.0; ROWS * 192], vec![0.0; ROWS * 192]);
     let backward = time(15, || {
         attention_grad(
             &q,
@@ -172,19 +134,9 @@ fn attentions(layer: f64) {
     for length in [128, 2048] {
         let (keys, values) = (numbers(length * 192), numbers(length * 192));
         let seconds = time(50, || {
-            attention_cached(
-                &q[..576],
-                &keys,
-                &values,
-                &shape,
-                AttentionMask::Causal,
-                &mut out[..576],
-            );
+            attention_cached(&q[..576], &keys, &values, &shape, AttentionMask::Causal, &mut out[..576]);
         });
-        println!(
-            "attention of one token with {length} cached: {:.1} us",
-            seconds * 1e6
-        );
+        println!("attention of one token with {length} cached: {:.1} us", seconds * 1e6);
     }
 }
 
@@ -193,25 +145,16 @@ fn decoding() {
     let seconds = time(9, || {
         std::hint::black_box(sum_squares(&long));
     });
-    println!(
-        "reading memory: {:.1} GB/s",
-        4e-9 * long.len() as f64 / seconds
-    );
+    println!("reading memory: {:.1} GB/s", 4e-9 * long.len() as f64 / seconds);
     for (k, n) in [(576, 576), (576, 1536), (1536, 576), (576, 49_152)] {
         let (x, w) = (numbers(k), numbers(n * k));
         let w16: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
         let half: Vec<half::f16> = w.iter().map(|w| half::f16::from_f32(*w)).collect();
         let mut out = vec![0.0; n];
         let rate = |bytes: usize, seconds: f64| 1e-9 * (bytes * n * k) as f64 / seconds;
-        let full = time(31, || {
-            linear(&x, 1, k, Weight::F32(&w), n, None, 1.0, 0.0, &mut out)
-        });
-        let brain = time(31, || {
-            linear(&x, 1, k, Weight::Bf16(&w16), n, None, 1.0, 0.0, &mut out)
-        });
-        let half = time(31, || {
-            linear(&x, 1, k, Weight::F16(&half), n, None, 1.0, 0.0, &mut out)
-        });
+        let full = time(31, || linear(&x, 1, k, Weight::F32(&w), n, None, 1.0, 0.0, &mut out));
+        let brain = time(31, || linear(&x, 1, k, Weight::Bf16(&w16), n, None, 1.0, 0.0, &mut out));
+        let half = time(31, || linear(&x, 1, k, Weight::F16(&half), n, None, 1.0, 0.0, &mut out));
         println!(
             "one row, k {k:>5}, n {n:>5}: f32 {:.1}, bf16 {:.1}, f16 {:.1} GB/s",
             rate(4, full),
@@ -229,109 +172,32 @@ fn others() {
     let narrow = ROWS * 576;
     let mut sums = vec![0.0; 576];
     let report = |name: &str, elements: usize, seconds: f64| {
-        println!(
-            "{name:<22} {:>8.1} us, {:>5.2} ns an element",
-            seconds * 1e6,
-            seconds * 1e9 / elements as f64
-        );
+        println!("{name:<22} {:>8.1} us, {:>5.2} ns an element", seconds * 1e6, seconds * 1e9 / elements as f64);
     };
-    report(
-        "silu glu",
-        wide,
-        time(15, || glu(Activation::Silu, &a, &b, &mut c)),
-    );
-    report(
-        "silu glu gradient",
-        wide,
-        time(15, || {
-            glu_grad(Activation::Silu, &a, &b, &dy, &mut c, &mut d)
-        }),
-    );
-    report(
-        "gelu",
-        wide,
-        time(15, || unary(Activation::Gelu, &a, &mut c)),
-    );
-    report(
-        "softmax of 1536",
-        wide,
-        time(15, || softmax(&a, ROWS, 1536, &mut c)),
-    );
+    report("silu glu", wide, time(15, || glu(Activation::Silu, &a, &b, &mut c)));
+    report("silu glu gradient", wide, time(15, || glu_grad(Activation::Silu, &a, &b, &dy, &mut c, &mut d)));
+    report("gelu", wide, time(15, || unary(Activation::Gelu, &a, &mut c)));
+    report("softmax of 1536", wide, time(15, || softmax(&a, ROWS, 1536, &mut c)));
     report("add", wide, time(15, || add(&a, &b, &mut c)));
     report("dropout", wide, time(15, || dropout(&a, 0.1, 7, &mut c)));
-    report(
-        "column sums",
-        narrow,
-        time(15, || column_sums(&a[..narrow], ROWS, 576, 0.0, &mut sums)),
-    );
-    let norm = time(15, || {
-        rms_norm(
-            &a[..narrow],
-            ROWS,
-            576,
-            Some(Weight::F32(&weight)),
-            0.0,
-            1e-5,
-            &mut c[..narrow],
-        )
-    });
+    report("column sums", narrow, time(15, || column_sums(&a[..narrow], ROWS, 576, 0.0, &mut sums)));
+    let norm = time(15, || rms_norm(&a[..narrow], ROWS, 576, Some(Weight::F32(&weight)), 0.0, 1e-5, &mut c[..narrow]));
     report("rms norm of 576", narrow, norm);
     let backward = time(15, || {
         let (x, dy) = (&a[..narrow], &dy[..narrow]);
         let dweight = Some(&mut sums[..]);
-        rms_norm_grad(
-            x,
-            dy,
-            ROWS,
-            576,
-            Some(Weight::F32(&weight)),
-            0.0,
-            1e-5,
-            &mut c[..narrow],
-            false,
-            dweight,
-        );
+        rms_norm_grad(x, dy, ROWS, 576, Some(Weight::F32(&weight)), 0.0, 1e-5, &mut c[..narrow], false, dweight);
     });
     report("rms norm gradient", narrow, backward);
     let positions: Vec<u32> = (0..ROWS as u32).collect();
     let frequencies = numbers(32);
     let (mut cos, mut sin) = (vec![0.0; ROWS * 32], vec![0.0; ROWS * 32]);
-    report(
-        "rope tables",
-        ROWS * 32,
-        time(15, || {
-            rope_tables(&positions, &frequencies, 1.0, &mut cos, &mut sin)
-        }),
-    );
-    let rotation = time(15, || {
-        rope(
-            &a[..narrow],
-            ROWS,
-            9,
-            64,
-            64,
-            &cos,
-            &sin,
-            false,
-            false,
-            &mut c[..narrow],
-        )
-    });
+    report("rope tables", ROWS * 32, time(15, || rope_tables(&positions, &frequencies, 1.0, &mut cos, &mut sin)));
+    let rotation = time(15, || rope(&a[..narrow], ROWS, 9, 64, 64, &cos, &sin, false, false, &mut c[..narrow]));
     report("rope", narrow, rotation);
-    let settings = AdamW {
-        lr: 1e-4,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        step: 3,
-    };
+    let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 3 };
     let mut v = vec![1.0; wide];
-    report(
-        "adamw",
-        wide,
-        time(15, || adamw(&mut c, &a, 1.0, &mut d, &mut v, &settings)),
-    );
+    report("adamw", wide, time(15, || adamw(&mut c, &a, 1.0, &mut d, &mut v, &settings)));
 }
 
 fn losses() {
@@ -343,9 +209,7 @@ fn losses() {
     let mut run = |gradient: bool| {
         let dh = gradient.then_some(&mut dh[..]);
         let table = Weight::F32(&table);
-        linear_cross_entropy(
-            &h, ROWS, k, table, vocab, None, &targets, &weights, None, 1.0, 1.0, dh, None, None,
-        );
+        linear_cross_entropy(&h, ROWS, k, table, vocab, None, &targets, &weights, None, 1.0, 1.0, dh, None, None);
     };
     let forward = time(3, || run(false));
     let both = time(3, || run(true));

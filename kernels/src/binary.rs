@@ -122,17 +122,9 @@ pub fn binary_grad(
     db: Option<&mut [f32]>,
     accumulate: bool,
 ) {
-    assert_eq!(
-        a.len(),
-        dy.len(),
-        "binary_grad: dy has another length than a"
-    );
+    assert_eq!(a.len(), dy.len(), "binary_grad: dy has another length than a");
     if let Some(da) = da {
-        assert_eq!(
-            a.len(),
-            da.len(),
-            "binary_grad: da has another length than a"
-        );
+        assert_eq!(a.len(), da.len(), "binary_grad: da has another length than a");
         let shared = Shared::new(da);
         stretches(a.len(), b, broadcast, |range, b| {
             // SAFETY: stretches do not overlap.
@@ -145,11 +137,7 @@ pub fn binary_grad(
         });
     }
     if let Some(db) = db {
-        assert_eq!(
-            b.len(),
-            db.len(),
-            "binary_grad: db has another length than b"
-        );
+        assert_eq!(b.len(), db.len(), "binary_grad: db has another length than b");
         if b.is_empty() {
             return;
         }
@@ -174,13 +162,7 @@ pub fn binary_grad(
                 db.copy_from_slice(&slopes);
             }
         } else if broadcast == Broadcast::Repeat && b.len() > 1 {
-            crate::column_sums(
-                &slopes,
-                repeats,
-                b.len(),
-                if accumulate { 1.0 } else { 0.0 },
-                db,
-            );
+            crate::column_sums(&slopes, repeats, b.len(), if accumulate { 1.0 } else { 0.0 }, db);
         } else {
             let shared = Shared::new(db);
             for_each_range(b.len(), rows_per_task(repeats), |range| {
@@ -200,23 +182,13 @@ pub fn binary_grad(
 }
 
 /// Cuts `0..length` into stretches with their part of `b`, in parallel.
-fn stretches(
-    length: usize,
-    b: &[f32],
-    broadcast: Broadcast,
-    work: impl Fn(std::ops::Range<usize>, Second) + Sync,
-) {
+fn stretches(length: usize, b: &[f32], broadcast: Broadcast, work: impl Fn(std::ops::Range<usize>, Second) + Sync) {
     if length == 0 {
         return;
     }
-    assert!(
-        !b.is_empty() && length.is_multiple_of(b.len()),
-        "binary: b's length does not divide a's"
-    );
+    assert!(!b.is_empty() && length.is_multiple_of(b.len()), "binary: b's length does not divide a's");
     if b.len() == length {
-        for_each_range(length, TASK, |range| {
-            work(range.clone(), Second::Each(&b[range]))
-        });
+        for_each_range(length, TASK, |range| work(range.clone(), Second::Each(&b[range])));
     } else if b.len() == 1 {
         for_each_range(length, TASK, |range| work(range, Second::One(b[0])));
     } else if broadcast == Broadcast::Repeat {
@@ -297,14 +269,7 @@ mod tests {
     use super::*;
     use crate::testing::{assert_close, finite_differences, inner, random, wide};
 
-    const ALL: [Binary; 6] = [
-        Binary::Add,
-        Binary::Sub,
-        Binary::Mul,
-        Binary::Div,
-        Binary::Maximum,
-        Binary::Minimum,
-    ];
+    const ALL: [Binary; 6] = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Maximum, Binary::Minimum];
 
     fn naive(op: Binary, a: &[f64], b: &[f64], broadcast: Broadcast) -> Vec<f64> {
         let span = a.len() / b.len();
@@ -332,10 +297,7 @@ mod tests {
         for (length, short) in [(1, 1), (12, 12), (30, 5), (30, 1), (77, 7)] {
             let a = random(length, 1);
             // Away from zero, where a quotient has no finite difference.
-            let b: Vec<f32> = random(short, 2)
-                .iter()
-                .map(|b| b + 1.5f32.copysign(*b))
-                .collect();
+            let b: Vec<f32> = random(short, 2).iter().map(|b| b + 1.5f32.copysign(*b)).collect();
             let dy = random(length, 3);
             for op in ALL {
                 for broadcast in [Broadcast::Repeat, Broadcast::Span] {
@@ -344,22 +306,11 @@ mod tests {
                     let mut out = vec![f32::NAN; length];
                     binary(op, &a, &b, broadcast, &mut out);
                     assert_close(&out, &naive(op, &a64, &b64, broadcast), 3e-7, &what);
-                    let da =
-                        finite_differences(&a64, |a| inner(&naive(op, a, &b64, broadcast), &dy));
-                    let db =
-                        finite_differences(&b64, |b| inner(&naive(op, &a64, b, broadcast), &dy));
+                    let da = finite_differences(&a64, |a| inner(&naive(op, a, &b64, broadcast), &dy));
+                    let db = finite_differences(&b64, |b| inner(&naive(op, &a64, b, broadcast), &dy));
                     for (accumulate, old) in [(false, f32::NAN), (true, 0.0)] {
                         let (mut got_a, mut got_b) = (vec![old; length], vec![old; short]);
-                        binary_grad(
-                            op,
-                            &a,
-                            &b,
-                            broadcast,
-                            &dy,
-                            Some(&mut got_a),
-                            Some(&mut got_b),
-                            accumulate,
-                        );
+                        binary_grad(op, &a, &b, broadcast, &dy, Some(&mut got_a), Some(&mut got_b), accumulate);
                         // The step's own error of 1e-10 is below f32's rounding.
                         assert_close(&got_a, &da, 1e-6, &what);
                         assert_close(&got_b, &db, 1e-6, &what);
@@ -374,38 +325,16 @@ mod tests {
         let (rows, width) = (300, 177);
         let a = random(rows * width, 1);
         let dy = random(rows * width, 2);
-        for (short, broadcast) in [
-            (width, Broadcast::Repeat),
-            (rows, Broadcast::Span),
-            (1, Broadcast::Span),
-        ] {
+        for (short, broadcast) in [(width, Broadcast::Repeat), (rows, Broadcast::Span), (1, Broadcast::Span)] {
             let b = random(short, 3);
             let mut out = vec![0.0; a.len()];
             binary(Binary::Mul, &a, &b, broadcast, &mut out);
-            assert_close(
-                &out,
-                &naive(Binary::Mul, &wide(&a), &wide(&b), broadcast),
-                1e-7,
-                "mul",
-            );
+            assert_close(&out, &naive(Binary::Mul, &wide(&a), &wide(&b), broadcast), 1e-7, "mul");
             let mut db = vec![0.0; short];
-            binary_grad(
-                Binary::Mul,
-                &a,
-                &b,
-                broadcast,
-                &dy,
-                None,
-                Some(&mut db),
-                false,
-            );
+            binary_grad(Binary::Mul, &a, &b, broadcast, &dy, None, Some(&mut db), false);
             let mut expected = vec![0.0; short];
             for (i, (a, dy)) in a.iter().zip(&dy).enumerate() {
-                let at = if broadcast == Broadcast::Repeat {
-                    i % short
-                } else {
-                    i / (rows * width / short)
-                };
+                let at = if broadcast == Broadcast::Repeat { i % short } else { i / (rows * width / short) };
                 expected[at] += f64::from(*a) * f64::from(*dy);
             }
             assert_close(&db, &expected, 1e-6, "db");
@@ -416,25 +345,10 @@ mod tests {
     fn ties_share_the_gradient_and_nan_wins() {
         let mut da = [0.0];
         let mut db = [0.0];
-        binary_grad(
-            Binary::Maximum,
-            &[2.0],
-            &[2.0],
-            Broadcast::Repeat,
-            &[1.0],
-            Some(&mut da),
-            Some(&mut db),
-            false,
-        );
+        binary_grad(Binary::Maximum, &[2.0], &[2.0], Broadcast::Repeat, &[1.0], Some(&mut da), Some(&mut db), false);
         assert_eq!((da, db), ([0.5], [0.5]));
         let mut out = [0.0; 2];
-        binary(
-            Binary::Maximum,
-            &[f32::NAN, 1.0],
-            &[1.0, f32::NAN],
-            Broadcast::Repeat,
-            &mut out,
-        );
+        binary(Binary::Maximum, &[f32::NAN, 1.0], &[1.0, f32::NAN], Broadcast::Repeat, &mut out);
         assert!(out.iter().all(|x| x.is_nan()));
     }
 }

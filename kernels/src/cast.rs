@@ -56,9 +56,7 @@ mod tests {
 
     #[test]
     fn narrowing_rounds_to_nearest_even() {
-        let mut x: Vec<f32> = (0..200_000u32)
-            .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761)))
-            .collect();
+        let mut x: Vec<f32> = (0..200_000u32).map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761))).collect();
         x.extend([
             0.0,
             -0.0,

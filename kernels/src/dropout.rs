@@ -8,10 +8,7 @@ use crate::simd::dispatch;
 /// Use another `key` for each layer, step and tensor.
 pub fn dropout(x: &[f32], probability: f32, key: u64, out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "dropout: lengths differ");
-    assert!(
-        (0.0..=1.0).contains(&probability),
-        "dropout: {probability} is no probability"
-    );
+    assert!((0.0..=1.0).contains(&probability), "dropout: {probability} is no probability");
     if probability == 0.0 {
         out.copy_from_slice(x);
         return;
@@ -28,14 +25,7 @@ pub fn dropout(x: &[f32], probability: f32, key: u64, out: &mut [f32]) {
         let out = unsafe { shared.part(range.clone()) };
         // The task's own stream: 2^32 elements and more stay distinct, and the loop stays in 32 bits.
         let stream = mix64(key ^ mix64((range.start / TASK) as u64 + 1));
-        drop_range(
-            &x[range],
-            threshold,
-            scale,
-            stream as u32,
-            (stream >> 32) as u32,
-            out,
-        );
+        drop_range(&x[range], threshold, scale, stream as u32, (stream >> 32) as u32, out);
     });
 }
 
@@ -78,41 +68,25 @@ mod tests {
             dropout(&x, probability, 7, &mut out);
             let kept = out.iter().filter(|x| **x != 0.0).count() as f64 / x.len() as f64;
             // Five standard deviations.
-            let deviation =
-                (f64::from(probability) * (1.0 - f64::from(probability)) / x.len() as f64).sqrt();
-            assert!(
-                (kept - 1.0 + f64::from(probability)).abs() < 5.0 * deviation,
-                "{kept} kept of {probability}"
-            );
+            let deviation = (f64::from(probability) * (1.0 - f64::from(probability)) / x.len() as f64).sqrt();
+            assert!((kept - 1.0 + f64::from(probability)).abs() < 5.0 * deviation, "{kept} kept of {probability}");
             let scaled = 1.0 / (1.0 - probability);
             assert!(out.iter().all(|x| *x == 0.0 || *x == scaled));
 
             // Another key gives an independent mask: both keep with the square of the probability.
             dropout(&x, probability, 8, &mut other);
-            let both = out
-                .iter()
-                .zip(&other)
-                .filter(|(a, b)| **a != 0.0 && **b != 0.0)
-                .count() as f64;
+            let both = out.iter().zip(&other).filter(|(a, b)| **a != 0.0 && **b != 0.0).count() as f64;
             let expected = (1.0 - f64::from(probability)).powi(2);
             assert!((both / x.len() as f64 - expected).abs() < 0.01);
             // So do neighbours and elements of neighbouring tasks.
             for distance in [1, TASK] {
-                let both = out
-                    .iter()
-                    .zip(&out[distance..])
-                    .filter(|(a, b)| **a != 0.0 && **b != 0.0)
-                    .count();
+                let both = out.iter().zip(&out[distance..]).filter(|(a, b)| **a != 0.0 && **b != 0.0).count();
                 assert!((both as f64 / (x.len() - distance) as f64 - expected).abs() < 0.01);
             }
             // A gradient of other numbers meets the same mask, and a shorter slice is a prefix.
             let dy = random(x.len(), 3);
             dropout(&dy, probability, 7, &mut other);
-            assert!(
-                out.iter()
-                    .zip(&other)
-                    .all(|(a, b)| (*a == 0.0) == (*b == 0.0))
-            );
+            assert!(out.iter().zip(&other).all(|(a, b)| (*a == 0.0) == (*b == 0.0)));
             let mut short = vec![0.0; 50_000];
             dropout(&x[..50_000], probability, 7, &mut short);
             assert_eq!(short, out[..50_000]);

@@ -11,19 +11,12 @@ use crate::weight::Weight;
 /// # Panics
 /// If an id is outside of the table.
 pub fn embed(ids: &[u32], table: Weight, width: usize, out: &mut [f32]) {
-    assert_eq!(
-        out.len(),
-        ids.len() * width,
-        "embed: out is not [ids, width]"
-    );
+    assert_eq!(out.len(), ids.len() * width, "embed: out is not [ids, width]");
     let shared = Shared::new(out);
     for_each_range(ids.len(), rows_per_task(width), |range| {
         for row in range {
             let id = ids[row] as usize;
-            assert!(
-                (id + 1) * width <= table.len(),
-                "embed: id {id} is outside of the table"
-            );
+            assert!((id + 1) * width <= table.len(), "embed: id {id} is outside of the table");
             // SAFETY: each row belongs to one task.
             let out = unsafe { shared.part(row * width..(row + 1) * width) };
             table.slice(id * width..(id + 1) * width).widen(out);
@@ -36,26 +29,19 @@ pub fn embed(ids: &[u32], table: Weight, width: usize, out: &mut [f32]) {
 /// # Panics
 /// If an id is outside of the table.
 pub fn embed_grad(ids: &[u32], dy: &[f32], width: usize, dtable: &mut [f32]) {
-    assert_eq!(
-        dy.len(),
-        ids.len() * width,
-        "embed_grad: dy is not [ids, width]"
-    );
+    assert_eq!(dy.len(), ids.len() * width, "embed_grad: dy is not [ids, width]");
     let mut order: Vec<(u32, usize)> = ids.iter().copied().zip(0..).collect();
     order.sort_unstable();
     let groups: Vec<&[(u32, usize)]> = order.chunk_by(|a, b| a.0 == b.0).collect();
     let shared = Shared::new(dtable);
-    groups
-        .par_iter()
-        .with_min_len(rows_per_task(width))
-        .for_each(|group| {
-            let id = group[0].0 as usize;
-            // SAFETY: each id belongs to one group.
-            let dtable = unsafe { shared.part(id * width..(id + 1) * width) };
-            for (_, row) in *group {
-                add(dtable, &dy[row * width..(row + 1) * width]);
-            }
-        });
+    groups.par_iter().with_min_len(rows_per_task(width)).for_each(|group| {
+        let id = group[0].0 as usize;
+        // SAFETY: each id belongs to one group.
+        let dtable = unsafe { shared.part(id * width..(id + 1) * width) };
+        for (_, row) in *group {
+            add(dtable, &dy[row * width..(row + 1) * width]);
+        }
+    });
 }
 
 dispatch! {

@@ -22,17 +22,9 @@ pub(crate) fn few_rows(
     out: &mut [f32],
 ) {
     let shared = Shared::new(out);
-    let pairs = if matches!(w, Weight::Bf16(_)) {
-        split_pairs(x, k)
-    } else {
-        Vec::new()
-    };
+    let pairs = if matches!(w, Weight::Bf16(_)) { split_pairs(x, k) } else { Vec::new() };
     for_each_range(n, (2 * TASK / k.max(1)).max(8), |features| {
-        let mut widened = scratch(if matches!(w, Weight::F16(_)) {
-            BLOCK * k
-        } else {
-            0
-        });
+        let mut widened = scratch(if matches!(w, Weight::F16(_)) { BLOCK * k } else { 0 });
         let mut products = [0f32; BLOCK * FEW_ROWS];
         for first in features.clone().step_by(BLOCK) {
             let block = first..(first + BLOCK).min(features.end);

@@ -47,63 +47,29 @@ pub fn linear_cross_entropy(
     mut dtable: Option<&mut [f32]>,
     mut per_row_loss: Option<&mut [f32]>,
 ) -> LossSums {
-    assert_eq!(
-        h.len(),
-        rows * k,
-        "linear_cross_entropy: h is not [rows, k]"
-    );
-    assert_eq!(
-        table.len(),
-        vocab * k,
-        "linear_cross_entropy: the table is not [vocab, k]"
-    );
-    assert_eq!(
-        targets.len(),
-        rows,
-        "linear_cross_entropy: targets are not [rows]"
-    );
-    assert_eq!(
-        weights.len(),
-        rows,
-        "linear_cross_entropy: weights are not [rows]"
-    );
+    assert_eq!(h.len(), rows * k, "linear_cross_entropy: h is not [rows, k]");
+    assert_eq!(table.len(), vocab * k, "linear_cross_entropy: the table is not [vocab, k]");
+    assert_eq!(targets.len(), rows, "linear_cross_entropy: targets are not [rows]");
+    assert_eq!(weights.len(), rows, "linear_cross_entropy: weights are not [rows]");
     if let Some(dh) = dh.as_deref_mut() {
-        assert_eq!(
-            dh.len(),
-            rows * k,
-            "linear_cross_entropy: dh is not [rows, k]"
-        );
+        assert_eq!(dh.len(), rows * k, "linear_cross_entropy: dh is not [rows, k]");
         if weights.contains(&0.0) {
             dh.fill(0.0);
         }
     }
     if let Some(dtable) = dtable.as_deref() {
-        assert_eq!(
-            dtable.len(),
-            vocab * k,
-            "linear_cross_entropy: dtable is not [vocab, k]"
-        );
+        assert_eq!(dtable.len(), vocab * k, "linear_cross_entropy: dtable is not [vocab, k]");
     }
     if let Some(losses) = per_row_loss.as_deref_mut() {
-        assert_eq!(
-            losses.len(),
-            rows,
-            "linear_cross_entropy: per_row_loss is not [rows]"
-        );
+        assert_eq!(losses.len(), rows, "linear_cross_entropy: per_row_loss is not [rows]");
         losses.fill(0.0);
     }
     let counted: Vec<usize> = (0..rows).filter(|row| weights[*row] != 0.0).collect();
     for row in &counted {
         let target = targets[*row];
-        assert!(
-            (target as usize) < vocab,
-            "linear_cross_entropy: the target {target} of row {row} is no token id"
-        );
+        assert!((target as usize) < vocab, "linear_cross_entropy: the target {target} of row {row} is no token id");
     }
-    let mut sums = LossSums {
-        counted: counted.len() as u64,
-        ..LossSums::default()
-    };
+    let mut sums = LossSums { counted: counted.len() as u64, ..LossSums::default() };
     if counted.is_empty() {
         return sums;
     }
@@ -128,8 +94,7 @@ pub fn linear_cross_entropy(
             .zip(rows)
             .map(|(logits, row)| {
                 let target = targets[*row] as usize;
-                let (loss, correct, logsumexp) =
-                    cross_entropy(logits, target, logit_scale, soft_cap);
+                let (loss, correct, logsumexp) = cross_entropy(logits, target, logit_scale, soft_cap);
                 if with_gradient {
                     let factor = scale * weights[*row];
                     gradient(logits, target, logsumexp, factor, logit_scale, soft_cap);
@@ -160,12 +125,7 @@ pub fn linear_cross_entropy(
 }
 
 /// Finishes the logits in place; the cross entropy, whether the target is the first greatest, and the log-sum-exp.
-fn cross_entropy(
-    logits: &mut [f32],
-    target: usize,
-    logit_scale: f32,
-    soft_cap: Option<f32>,
-) -> (f64, bool, f64) {
+fn cross_entropy(logits: &mut [f32], target: usize, logit_scale: f32, soft_cap: Option<f32>) -> (f64, bool, f64) {
     finish(logits, logit_scale, soft_cap);
     let greatest = greatest(logits);
     let logsumexp = f64::from(greatest) + sum_exp(logits, greatest).ln();
@@ -174,19 +134,11 @@ fn cross_entropy(
 }
 
 /// The finished logits become the gradient of the raw ones.
-fn gradient(
-    logits: &mut [f32],
-    target: usize,
-    logsumexp: f64,
-    factor: f32,
-    logit_scale: f32,
-    soft_cap: Option<f32>,
-) {
+fn gradient(logits: &mut [f32], target: usize, logsumexp: f64, factor: f32, logit_scale: f32, soft_cap: Option<f32>) {
     let at_target = f64::from(logits[target]);
     let slope = soft_cap.map_or(1.0, |cap| 1.0 - (at_target / f64::from(cap)).powi(2));
     // e^x - 1 in f64: a confident row's gradient is small, not rounded away.
-    let value =
-        f64::from(factor) * f64::from(logit_scale) * slope * (at_target - logsumexp).exp_m1();
+    let value = f64::from(factor) * f64::from(logit_scale) * slope * (at_target - logsumexp).exp_m1();
     probabilities(logits, logsumexp as f32, factor * logit_scale, soft_cap);
     logits[target] = value as f32;
 }
@@ -248,9 +200,7 @@ dispatch! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        Stored, assert_close, assert_same_bits, finite_differences, random, wide,
-    };
+    use crate::testing::{Stored, assert_close, assert_same_bits, finite_differences, random, wide};
 
     struct Case {
         rows: usize,
@@ -262,15 +212,11 @@ mod tests {
     }
 
     fn targets(case: &Case) -> Vec<u32> {
-        (0..case.rows)
-            .map(|row| ((row * 7 + 3) % case.vocab) as u32)
-            .collect()
+        (0..case.rows).map(|row| ((row * 7 + 3) % case.vocab) as u32).collect()
     }
 
     fn weights(case: &Case) -> Vec<f32> {
-        (0..case.rows)
-            .map(|row| [1.0, 0.0, 0.5, -1.5][row % 4])
-            .collect()
+        (0..case.rows).map(|row| [1.0, 0.0, 0.5, -1.5][row % 4]).collect()
     }
 
     /// Cross entropy of every row, and whether the target is first.
@@ -280,20 +226,14 @@ mod tests {
             .map(|row| {
                 let logits: Vec<f64> = (0..case.vocab)
                     .map(|token| {
-                        let sum: f64 = (0..case.k)
-                            .map(|i| h[row * case.k + i] * table[token * case.k + i])
-                            .sum();
+                        let sum: f64 = (0..case.k).map(|i| h[row * case.k + i] * table[token * case.k + i]).sum();
                         let z = f64::from(case.logit_scale) * (sum + bias[token]);
-                        case.soft_cap
-                            .map_or(z, |cap| f64::from(cap) * (z / f64::from(cap)).tanh())
+                        case.soft_cap.map_or(z, |cap| f64::from(cap) * (z / f64::from(cap)).tanh())
                     })
                     .collect();
                 let target = logits[targets[row] as usize];
                 let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                (
-                    logits.iter().map(|z| z.exp()).sum::<f64>().ln() - target,
-                    target == best,
-                )
+                (logits.iter().map(|z| z.exp()).sum::<f64>().ln() - target, target == best)
             })
             .collect()
     }
@@ -301,38 +241,10 @@ mod tests {
     #[test]
     fn sums_and_gradients() {
         for case in [
-            Case {
-                rows: 1,
-                k: 3,
-                vocab: 5,
-                soft_cap: None,
-                logit_scale: 1.0,
-                with_bias: false,
-            },
-            Case {
-                rows: 9,
-                k: 7,
-                vocab: 37,
-                soft_cap: None,
-                logit_scale: 0.7,
-                with_bias: true,
-            },
-            Case {
-                rows: 14,
-                k: 8,
-                vocab: 33,
-                soft_cap: Some(1.5),
-                logit_scale: 1.3,
-                with_bias: true,
-            },
-            Case {
-                rows: 5,
-                k: 4,
-                vocab: 1,
-                soft_cap: None,
-                logit_scale: 1.0,
-                with_bias: false,
-            },
+            Case { rows: 1, k: 3, vocab: 5, soft_cap: None, logit_scale: 1.0, with_bias: false },
+            Case { rows: 9, k: 7, vocab: 37, soft_cap: None, logit_scale: 0.7, with_bias: true },
+            Case { rows: 14, k: 8, vocab: 33, soft_cap: Some(1.5), logit_scale: 1.3, with_bias: true },
+            Case { rows: 5, k: 4, vocab: 1, soft_cap: None, logit_scale: 1.0, with_bias: false },
         ] {
             let h = random(case.rows * case.k, 1);
             let stored = Stored::new(case.vocab * case.k, 2);
@@ -341,11 +253,7 @@ mod tests {
             let scale = 0.25f32;
             for table in stored.all() {
                 let (h64, table64) = (wide(&h), wide(&table.to_vec()));
-                let bias64 = if case.with_bias {
-                    wide(&bias)
-                } else {
-                    vec![0.0; case.vocab]
-                };
+                let bias64 = if case.with_bias { wide(&bias) } else { vec![0.0; case.vocab] };
                 let expected = naive(&case, &h64, &table64, &bias64);
                 let mut dh = vec![f32::NAN; h.len()];
                 let mut dtable = vec![1.0; case.vocab * case.k];
@@ -367,49 +275,22 @@ mod tests {
                     Some(&mut losses),
                 );
                 let total = |rows: &[(f64, bool)]| -> f64 {
-                    rows.iter()
-                        .zip(&weights)
-                        .map(|(row, weight)| row.0 * f64::from(*weight))
-                        .sum()
+                    rows.iter().zip(&weights).map(|(row, weight)| row.0 * f64::from(*weight)).sum()
                 };
-                assert!(
-                    (sums.loss - total(&expected)).abs() < 1e-5,
-                    "{} and {}",
-                    sums.loss,
-                    total(&expected)
-                );
-                assert_eq!(
-                    sums.weight,
-                    weights.iter().map(|w| f64::from(*w)).sum::<f64>()
-                );
+                assert!((sums.loss - total(&expected)).abs() < 1e-5, "{} and {}", sums.loss, total(&expected));
+                assert_eq!(sums.weight, weights.iter().map(|w| f64::from(*w)).sum::<f64>());
                 let counted = weights.iter().filter(|w| **w != 0.0).count() as u64;
                 assert_eq!(sums.counted, counted);
-                let correct = expected
-                    .iter()
-                    .zip(&weights)
-                    .filter(|(row, w)| row.1 && **w != 0.0)
-                    .count();
+                let correct = expected.iter().zip(&weights).filter(|(row, w)| row.1 && **w != 0.0).count();
                 assert_eq!(sums.correct, correct as u64);
-                let each: Vec<f64> = expected
-                    .iter()
-                    .zip(&weights)
-                    .map(|(row, w)| if *w == 0.0 { 0.0 } else { row.0 })
-                    .collect();
+                let each: Vec<f64> =
+                    expected.iter().zip(&weights).map(|(row, w)| if *w == 0.0 { 0.0 } else { row.0 }).collect();
                 assert_close(&losses, &each, 1e-6, "per_row_loss");
                 // A product, an exponential and a product: some units of f32.
-                let loss = |h: &[f64], table: &[f64]| {
-                    f64::from(scale) * total(&naive(&case, h, table, &bias64))
-                };
-                assert_close(
-                    &dh,
-                    &finite_differences(&h64, |h| loss(h, &table64)),
-                    2e-6,
-                    "dh",
-                );
-                let expected: Vec<f64> = finite_differences(&table64, |table| loss(&h64, table))
-                    .iter()
-                    .map(|g| g + 1.0)
-                    .collect();
+                let loss = |h: &[f64], table: &[f64]| f64::from(scale) * total(&naive(&case, h, table, &bias64));
+                assert_close(&dh, &finite_differences(&h64, |h| loss(h, &table64)), 2e-6, "dh");
+                let expected: Vec<f64> =
+                    finite_differences(&table64, |table| loss(&h64, table)).iter().map(|g| g + 1.0).collect();
                 assert_close(&dtable, &expected, 2e-6, "dtable");
 
                 // Without gradients the sums are the same bits.
@@ -469,11 +350,7 @@ mod tests {
         let (first, dh_first) = run(0, 45, &mut halves);
         let (second, dh_second) = run(45, 90, &mut halves);
         assert!((sums.loss - first.loss - second.loss).abs() < 1e-9 * sums.loss);
-        let added: Vec<f64> = wide(&dh_first)
-            .iter()
-            .zip(wide(&dh_second))
-            .map(|(a, b)| a + b)
-            .collect();
+        let added: Vec<f64> = wide(&dh_first).iter().zip(wide(&dh_second)).map(|(a, b)| a + b).collect();
         assert_close(&dh, &added, 1e-6, "dh");
         assert_close(&whole, &wide(&halves), 1e-6, "dtable");
         assert_same_bits("linear_cross_entropy", || {

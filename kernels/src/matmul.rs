@@ -25,20 +25,12 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     /// Row-major with `row` elements from one row to the next.
     pub(crate) fn rows(data: &'a [f32], row: usize) -> Self {
-        Self {
-            data,
-            row,
-            column: 1,
-        }
+        Self { data, row, column: 1 }
     }
 
     /// The transpose of [`View::rows`].
     pub(crate) fn transposed(data: &'a [f32], row: usize) -> Self {
-        Self {
-            data,
-            row: 1,
-            column: row,
-        }
+        Self { data, row: 1, column: row }
     }
 }
 
@@ -59,25 +51,12 @@ pub(crate) fn product(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(
-        stride >= n && out.len() > (m - 1) * stride + n - 1,
-        "product: the output is too short"
-    );
+    assert!(stride >= n && out.len() > (m - 1) * stride + n - 1, "product: the output is too short");
     if k > 0 {
-        assert!(
-            a.data.len() > (m - 1) * a.row + (k - 1) * a.column,
-            "product: the left matrix is too short"
-        );
-        assert!(
-            b.data.len() > (k - 1) * b.row + (n - 1) * b.column,
-            "product: the right matrix is too short"
-        );
+        assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.column, "product: the left matrix is too short");
+        assert!(b.data.len() > (k - 1) * b.row + (n - 1) * b.column, "product: the right matrix is too short");
     }
-    let parallelism = if parallel {
-        gemm::Parallelism::Rayon(0)
-    } else {
-        gemm::Parallelism::None
-    };
+    let parallelism = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     // SAFETY: the assertions above keep the greatest offset of each matrix inside its slice; `out` is borrowed mutably, so
     // it overlaps neither input. The crate's `alpha` scales the old output and its `beta` the product.
     unsafe {
@@ -156,16 +135,7 @@ pub fn linear(
 }
 
 /// `dx[m, k] = alpha * dy[m, n] w[n, k] + beta * dx`. With `beta` 0 the old content is not read.
-pub fn linear_grad_input(
-    dy: &[f32],
-    m: usize,
-    n: usize,
-    w: Weight,
-    k: usize,
-    alpha: f32,
-    beta: f32,
-    dx: &mut [f32],
-) {
+pub fn linear_grad_input(dy: &[f32], m: usize, n: usize, w: Weight, k: usize, alpha: f32, beta: f32, dx: &mut [f32]) {
     assert_eq!(dy.len(), m * n, "linear_grad_input: dy is not [m, n]");
     assert_eq!(w.len(), n * k, "linear_grad_input: w is not [n, k]");
     assert_eq!(dx.len(), m * k, "linear_grad_input: dx is not [m, k]");
@@ -176,47 +146,16 @@ pub fn linear_grad_input(
     for_each_panel(w, n, k, |features, panel| {
         let beta = if features.start == 0 { beta } else { 1.0 };
         let part = &dy[features.start.min(dy.len())..];
-        product(
-            m,
-            features.len(),
-            k,
-            View::rows(part, n),
-            View::rows(panel, k),
-            alpha,
-            beta,
-            dx,
-            k,
-            true,
-        );
+        product(m, features.len(), k, View::rows(part, n), View::rows(panel, k), alpha, beta, dx, k, true);
     });
 }
 
 /// `dw[n, k] = alpha * dy[m, n]^T x[m, k] + beta * dw`. With `beta` 0 the old content is not read.
-pub fn linear_grad_weight(
-    dy: &[f32],
-    x: &[f32],
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: f32,
-    beta: f32,
-    dw: &mut [f32],
-) {
+pub fn linear_grad_weight(dy: &[f32], x: &[f32], m: usize, n: usize, k: usize, alpha: f32, beta: f32, dw: &mut [f32]) {
     assert_eq!(dy.len(), m * n, "linear_grad_weight: dy is not [m, n]");
     assert_eq!(x.len(), m * k, "linear_grad_weight: x is not [m, k]");
     assert_eq!(dw.len(), n * k, "linear_grad_weight: dw is not [n, k]");
-    product(
-        n,
-        m,
-        k,
-        View::transposed(dy, n),
-        View::rows(x, k),
-        alpha,
-        beta,
-        dw,
-        k,
-        true,
-    );
+    product(n, m, k, View::transposed(dy, n), View::rows(x, k), alpha, beta, dw, k, true);
 }
 
 /// `db[n] = sum over m of dy[m, n] + beta * db`: the gradient of a bias, and of anything repeated over rows. Sums are
@@ -231,11 +170,7 @@ pub fn column_sums(dy: &[f32], m: usize, n: usize, beta: f32, db: &mut [f32]) {
         let mut total = [0f64; COLUMNS];
         add_columns(dy, m, n, columns.start, &mut total[..columns.len()]);
         for (db, total) in db.iter_mut().zip(total) {
-            let old = if beta == 0.0 {
-                0.0
-            } else {
-                f64::from(beta) * f64::from(*db)
-            };
+            let old = if beta == 0.0 { 0.0 } else { f64::from(beta) * f64::from(*db) };
             *db = (old + total) as f32;
         }
     });
@@ -336,11 +271,7 @@ mod tests {
         for i in 0..m {
             for j in 0..n {
                 let sum: f64 = (0..k).map(|l| a(i, l) * b(l, j)).sum();
-                let old = if beta == 0.0 {
-                    0.0
-                } else {
-                    beta * f64::from(out[i * n + j])
-                };
+                let old = if beta == 0.0 { 0.0 } else { beta * f64::from(out[i * n + j]) };
                 result.push(alpha * sum + old);
             }
         }
@@ -362,24 +293,11 @@ mod tests {
                     let dy64 = wide(&dy);
                     // Without beta the old content must not be read.
                     let old = |length| {
-                        if beta == 0.0 {
-                            vec![f32::NAN; length]
-                        } else {
-                            random(length, 5)
-                        }
+                        if beta == 0.0 { vec![f32::NAN; length] } else { random(length, 5) }
                     };
 
                     let mut out = old(m * n);
-                    let mut expected = naive(
-                        m,
-                        k,
-                        n,
-                        &|i, l| x64[i * k + l],
-                        &|l, j| weight[j * k + l],
-                        a,
-                        b,
-                        &out,
-                    );
+                    let mut expected = naive(m, k, n, &|i, l| x64[i * k + l], &|l, j| weight[j * k + l], a, b, &out);
                     linear(&x, m, k, w, n, None, alpha, beta, &mut out);
                     assert_close(&out, &expected, TOLERANCE, "linear");
 
@@ -392,36 +310,17 @@ mod tests {
                     assert_close(&out, &expected, TOLERANCE, "linear with bias");
 
                     let mut dx = old(m * k);
-                    let expected = naive(
-                        m,
-                        n,
-                        k,
-                        &|i, l| dy64[i * n + l],
-                        &|l, j| weight[l * k + j],
-                        a,
-                        b,
-                        &dx,
-                    );
+                    let expected = naive(m, n, k, &|i, l| dy64[i * n + l], &|l, j| weight[l * k + j], a, b, &dx);
                     linear_grad_input(&dy, m, n, w, k, alpha, beta, &mut dx);
                     assert_close(&dx, &expected, TOLERANCE, "linear_grad_input");
 
                     let mut dw = old(n * k);
-                    let expected = naive(
-                        n,
-                        m,
-                        k,
-                        &|i, l| dy64[l * n + i],
-                        &|l, j| x64[l * k + j],
-                        a,
-                        b,
-                        &dw,
-                    );
+                    let expected = naive(n, m, k, &|i, l| dy64[l * n + i], &|l, j| x64[l * k + j], a, b, &dw);
                     linear_grad_weight(&dy, &x, m, n, k, alpha, beta, &mut dw);
                     assert_close(&dw, &expected, TOLERANCE, "linear_grad_weight");
 
                     let mut db = old(n);
-                    let expected =
-                        naive(1, m, n, &|_, _| 1.0, &|l, j| dy64[l * n + j], 1.0, b, &db);
+                    let expected = naive(1, m, n, &|_, _| 1.0, &|l, j| dy64[l * n + j], 1.0, b, &db);
                     column_sums(&dy, m, n, beta, &mut db);
                     assert_close(&db, &expected, TOLERANCE, "column_sums");
                 }
@@ -441,17 +340,7 @@ mod tests {
         let mut out = vec![0.0; m * n];
         let mut expected = vec![0.0; m * n];
         linear(&x, m, k, weight, n, None, 1.0, 0.0, &mut out);
-        linear(
-            &x,
-            m,
-            k,
-            Weight::F32(&widened),
-            n,
-            None,
-            1.0,
-            0.0,
-            &mut expected,
-        );
+        linear(&x, m, k, Weight::F32(&widened), n, None, 1.0, 0.0, &mut expected);
         assert_close(&out, &wide(&expected), TOLERANCE, "linear");
         let mut dx = vec![f32::NAN; m * k];
         let mut expected = vec![f32::NAN; m * k];
@@ -462,12 +351,7 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_does_not_change_a_bit() {
-        for (m, k, n) in [
-            (1, 576, 1536),
-            (5, 576, 640),
-            (64, 576, 192),
-            (300, 192, 576),
-        ] {
+        for (m, k, n) in [(1, 576, 1536), (5, 576, 640), (64, 576, 192), (300, 192, 576)] {
             let x = random(m * k, 1);
             let dy = random(m * n, 2);
             let stored = Stored::new(n * k, 3);

@@ -42,18 +42,7 @@ pub fn rms_norm_grad(
 ) {
     check("rms_norm_grad", rows, width, &[x.len(), dy.len(), dx.len()]);
     let factor = factors(weight, weight_offset, width);
-    scale_rows_backward(
-        x,
-        dy,
-        rows,
-        width,
-        &factor,
-        eps,
-        width as f64,
-        dx,
-        accumulate,
-        dweight,
-    );
+    scale_rows_backward(x, dy, rows, width, &factor, eps, width as f64, dx, accumulate, dweight);
 }
 
 /// `out = x / sqrt(sum(x^2) + eps)` for each row.
@@ -70,28 +59,9 @@ pub fn l2_norm(x: &[f32], rows: usize, width: usize, eps: f32, out: &mut [f32]) 
 }
 
 /// Gradient of [`l2_norm`]; `dx` is overwritten, or added to with `accumulate`.
-pub fn l2_norm_grad(
-    x: &[f32],
-    dy: &[f32],
-    rows: usize,
-    width: usize,
-    eps: f32,
-    dx: &mut [f32],
-    accumulate: bool,
-) {
+pub fn l2_norm_grad(x: &[f32], dy: &[f32], rows: usize, width: usize, eps: f32, dx: &mut [f32], accumulate: bool) {
     check("l2_norm_grad", rows, width, &[x.len(), dy.len(), dx.len()]);
-    scale_rows_backward(
-        x,
-        dy,
-        rows,
-        width,
-        &vec![1.0; width],
-        eps,
-        1.0,
-        dx,
-        accumulate,
-        None,
-    );
+    scale_rows_backward(x, dy, rows, width, &vec![1.0; width], eps, 1.0, dx, accumulate, None);
 }
 
 /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias` for each row, with the biased variance (Ba et al.,
@@ -131,12 +101,7 @@ pub fn layer_norm_grad(
     dweight: Option<&mut [f32]>,
     dbias: Option<&mut [f32]>,
 ) {
-    check(
-        "layer_norm_grad",
-        rows,
-        width,
-        &[x.len(), dy.len(), dx.len()],
-    );
+    check("layer_norm_grad", rows, width, &[x.len(), dy.len(), dx.len()]);
     let factor = factors(weight, 0.0, width);
     let shared = Shared::new(dx);
     let sums = sum_over_blocks(rows, 2 * width, |range, partial| {
@@ -144,17 +109,7 @@ pub fn layer_norm_grad(
         // SAFETY: ranges of different tasks do not overlap.
         let dx = unsafe { shared.part(range.clone()) };
         let (dweight, dbias) = partial.split_at_mut(width);
-        centre_rows_backward(
-            &x[range.clone()],
-            &dy[range],
-            width,
-            &factor,
-            eps,
-            dx,
-            accumulate,
-            dweight,
-            dbias,
-        );
+        centre_rows_backward(&x[range.clone()], &dy[range], width, &factor, eps, dx, accumulate, dweight, dbias);
     });
     if let Some(dweight) = dweight {
         add(dweight, &sums[..width]);
@@ -166,11 +121,7 @@ pub fn layer_norm_grad(
 
 fn check(name: &str, rows: usize, width: usize, lengths: &[usize]) {
     for length in lengths {
-        assert_eq!(
-            *length,
-            rows * width,
-            "{name}: an operand is not [rows, width] = [{rows}, {width}]"
-        );
+        assert_eq!(*length, rows * width, "{name}: an operand is not [rows, width] = [{rows}, {width}]");
     }
 }
 
@@ -188,11 +139,7 @@ fn factors(weight: Option<Weight>, offset: f32, width: usize) -> Vec<f32> {
 }
 
 fn add(sum: &mut [f32], part: &[f32]) {
-    assert_eq!(
-        sum.len(),
-        part.len(),
-        "a norm's parameter gradient is not [width]"
-    );
+    assert_eq!(sum.len(), part.len(), "a norm's parameter gradient is not [width]");
     for (sum, part) in sum.iter_mut().zip(part) {
         *sum += part;
     }
@@ -200,11 +147,7 @@ fn add(sum: &mut [f32], part: &[f32]) {
 
 /// Runs `work` on blocks of rows, each with its own zeroed partial sums, and returns the partials' sum. The blocks
 /// depend on `rows` alone, and there are at most 32, so the partials stay small.
-fn sum_over_blocks(
-    rows: usize,
-    width: usize,
-    work: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
-) -> Vec<f32> {
+fn sum_over_blocks(rows: usize, width: usize, work: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
     let block = rows.div_ceil(32).max(32);
     let blocks = rows.div_ceil(block);
     let mut partials = scratch(blocks * width);
@@ -239,26 +182,12 @@ fn scale_rows_backward(
 ) {
     let shared = Shared::new(dx);
     let with_weight = dweight.is_some();
-    let sums = sum_over_blocks(
-        rows,
-        if with_weight { width } else { 0 },
-        |range, partial| {
-            let range = range.start * width..range.end * width;
-            // SAFETY: ranges of different tasks do not overlap.
-            let dx = unsafe { shared.part(range.clone()) };
-            scale_rows_gradient(
-                &x[range.clone()],
-                &dy[range],
-                width,
-                factor,
-                eps,
-                divisor,
-                dx,
-                accumulate,
-                partial,
-            );
-        },
-    );
+    let sums = sum_over_blocks(rows, if with_weight { width } else { 0 }, |range, partial| {
+        let range = range.start * width..range.end * width;
+        // SAFETY: ranges of different tasks do not overlap.
+        let dx = unsafe { shared.part(range.clone()) };
+        scale_rows_gradient(&x[range.clone()], &dy[range], width, factor, eps, divisor, dx, accumulate, partial);
+    });
     if let Some(dweight) = dweight {
         add(dweight, &sums);
     }
@@ -383,9 +312,7 @@ dispatch! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        Stored, assert_close, assert_same_bits, finite_differences, inner, random, wide,
-    };
+    use crate::testing::{Stored, assert_close, assert_same_bits, finite_differences, inner, random, wide};
 
     /// A few roundings per element and one reduction of at most some hundred terms.
     const TOLERANCE: f64 = 3e-6;
@@ -395,12 +322,8 @@ mod tests {
     fn naive_rms(x: &[f64], width: usize, factor: &[f64], eps: f64) -> Vec<f64> {
         x.chunks(width)
             .flat_map(|row| {
-                let scale =
-                    1.0 / (row.iter().map(|x| x * x).sum::<f64>() / width as f64 + eps).sqrt();
-                row.iter()
-                    .zip(factor)
-                    .map(move |(x, w)| x * scale * w)
-                    .collect::<Vec<_>>()
+                let scale = 1.0 / (row.iter().map(|x| x * x).sum::<f64>() / width as f64 + eps).sqrt();
+                row.iter().zip(factor).map(move |(x, w)| x * scale * w).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -409,12 +332,9 @@ mod tests {
         x.chunks(width)
             .flat_map(|row| {
                 let mean = row.iter().sum::<f64>() / width as f64;
-                let variance =
-                    row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / width as f64;
+                let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / width as f64;
                 let scale = 1.0 / (variance + eps).sqrt();
-                (0..width)
-                    .map(|i| (row[i] - mean) * scale * factor[i] + bias[i])
-                    .collect::<Vec<_>>()
+                (0..width).map(|i| (row[i] - mean) * scale * factor[i] + bias[i]).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -432,54 +352,22 @@ mod tests {
                 (Some(Weight::F16(&stored.f16)), 0.0),
             ] {
                 let eps = f64::from(EPS);
-                let factor: Vec<f64> = weight.map_or(vec![1.0; width], |w| {
-                    wide(&w.to_vec()).iter().map(|w| w + offset).collect()
-                });
+                let factor: Vec<f64> =
+                    weight.map_or(vec![1.0; width], |w| wide(&w.to_vec()).iter().map(|w| w + offset).collect());
                 let mut out = vec![f32::NAN; x.len()];
                 rms_norm(&x, rows, width, weight, offset as f32, EPS, &mut out);
-                assert_close(
-                    &out,
-                    &naive_rms(&wide(&x), width, &factor, eps),
-                    TOLERANCE,
-                    "rms_norm",
-                );
+                assert_close(&out, &naive_rms(&wide(&x), width, &factor, eps), TOLERANCE, "rms_norm");
 
-                let expected_dx = finite_differences(&wide(&x), |x| {
-                    inner(&naive_rms(x, width, &factor, eps), &dy)
-                });
-                let expected_dw = finite_differences(&factor, |w| {
-                    inner(&naive_rms(&wide(&x), width, w, eps), &dy)
-                });
+                let expected_dx = finite_differences(&wide(&x), |x| inner(&naive_rms(x, width, &factor, eps), &dy));
+                let expected_dw = finite_differences(&factor, |w| inner(&naive_rms(&wide(&x), width, w, eps), &dy));
                 let mut dx = vec![f32::NAN; x.len()];
                 let mut dw = vec![0.5; width];
-                rms_norm_grad(
-                    &x,
-                    &dy,
-                    rows,
-                    width,
-                    weight,
-                    offset as f32,
-                    EPS,
-                    &mut dx,
-                    false,
-                    Some(&mut dw),
-                );
+                rms_norm_grad(&x, &dy, rows, width, weight, offset as f32, EPS, &mut dx, false, Some(&mut dw));
                 assert_close(&dx, &expected_dx, TOLERANCE, "rms_norm dx");
                 let shifted: Vec<f64> = expected_dw.iter().map(|w| w + 0.5).collect();
                 assert_close(&dw, &shifted, TOLERANCE, "rms_norm dweight");
                 let once = dx.clone();
-                rms_norm_grad(
-                    &x,
-                    &dy,
-                    rows,
-                    width,
-                    weight,
-                    offset as f32,
-                    EPS,
-                    &mut dx,
-                    true,
-                    None,
-                );
+                rms_norm_grad(&x, &dy, rows, width, weight, offset as f32, EPS, &mut dx, true, None);
                 let twice: Vec<f64> = once.iter().map(|x| 2.0 * f64::from(*x)).collect();
                 assert_close(&dx, &twice, TOLERANCE, "rms_norm dx accumulated");
             }
@@ -519,30 +407,11 @@ mod tests {
                 let naive = |x: &[f64], w: &[f64], b: &[f64]| naive_layer(x, width, w, b, eps);
                 let (x64, b64) = (wide(&x), wide(&bias));
                 let mut out = vec![f32::NAN; x.len()];
-                layer_norm(
-                    &x,
-                    rows,
-                    width,
-                    Some(weight),
-                    Some(Weight::F32(&bias)),
-                    EPS,
-                    &mut out,
-                );
+                layer_norm(&x, rows, width, Some(weight), Some(Weight::F32(&bias)), EPS, &mut out);
                 assert_close(&out, &naive(&x64, &factor, &b64), TOLERANCE, "layer_norm");
                 let mut dx = vec![f32::NAN; x.len()];
                 let (mut dw, mut db) = (vec![0.0; width], vec![0.0; width]);
-                layer_norm_grad(
-                    &x,
-                    &dy,
-                    rows,
-                    width,
-                    Some(weight),
-                    EPS,
-                    &mut dx,
-                    false,
-                    Some(&mut dw),
-                    Some(&mut db),
-                );
+                layer_norm_grad(&x, &dy, rows, width, Some(weight), EPS, &mut dx, false, Some(&mut dw), Some(&mut db));
                 let expected = finite_differences(&x64, |x| inner(&naive(x, &factor, &b64), &dy));
                 assert_close(&dx, &expected, 10.0 * TOLERANCE, "layer_norm dx");
                 let expected = finite_differences(&factor, |w| inner(&naive(&x64, w, &b64), &dy));
@@ -562,18 +431,7 @@ mod tests {
         assert_same_bits("rms_norm_grad", || {
             let mut dx = vec![0.0; rows * width];
             let mut dw = vec![0.0; width];
-            rms_norm_grad(
-                &x,
-                &dy,
-                rows,
-                width,
-                Some(Weight::F32(&weight)),
-                0.0,
-                EPS,
-                &mut dx,
-                false,
-                Some(&mut dw),
-            );
+            rms_norm_grad(&x, &dy, rows, width, Some(Weight::F32(&weight)), 0.0, EPS, &mut dx, false, Some(&mut dw));
             dx.extend(dw);
             dx
         });

@@ -20,19 +20,9 @@ pub struct AdamW {
 
 /// One step on a parameter `p` with its gradient `g`, multiplied by `grad_scale` first (accumulation, clipping), and its
 /// moments `m` and `v`.
-pub fn adamw(
-    p: &mut [f32],
-    g: &[f32],
-    grad_scale: f32,
-    m: &mut [f32],
-    v: &mut [f32],
-    settings: &AdamW,
-) {
+pub fn adamw(p: &mut [f32], g: &[f32], grad_scale: f32, m: &mut [f32], v: &mut [f32], settings: &AdamW) {
     let length = p.len();
-    assert!(
-        [g.len(), m.len(), v.len()] == [length; 3],
-        "adamw: lengths differ"
-    );
+    assert!([g.len(), m.len(), v.len()] == [length; 3], "adamw: lengths differ");
     assert!(settings.step > 0, "adamw: steps are counted from 1");
     let step = settings.step.min(i32::MAX as u64) as i32;
     let factors = Factors {
@@ -48,13 +38,7 @@ pub fn adamw(
     let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
     for_each_range(length, TASK, |range| {
         // SAFETY: ranges of different tasks do not overlap.
-        let (p, m, v) = unsafe {
-            (
-                p.part(range.clone()),
-                m.part(range.clone()),
-                v.part(range.clone()),
-            )
-        };
+        let (p, m, v) = unsafe { (p.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
         update(p, &g[range], m, v, &factors);
     });
 }
@@ -113,14 +97,7 @@ mod tests {
             let (mut p64, mut m64, mut v64) = (wide(&start), vec![0.0; length], vec![0.0; length]);
             for step in 1..=20u64 {
                 let g = random(length, 100 + step);
-                let settings = AdamW {
-                    lr: 1e-2,
-                    beta1: 0.9,
-                    beta2: 0.95,
-                    eps: 1e-8,
-                    weight_decay: 0.1,
-                    step,
-                };
+                let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step };
                 adamw(&mut p, &g, 0.5, &mut m, &mut v, &settings);
                 for i in 0..length {
                     let g = 0.5 * f64::from(g[i]);
@@ -128,8 +105,7 @@ mod tests {
                     m64[i] = 0.9 * m64[i] + 0.1 * g;
                     v64[i] = 0.95 * v64[i] + 0.05 * g * g;
                     let corrected: f64 = v64[i] / (1.0 - 0.95f64.powi(step as i32));
-                    let update: f64 =
-                        m64[i] / (1.0 - 0.9f64.powi(step as i32)) / (corrected.sqrt() + 1e-8);
+                    let update: f64 = m64[i] / (1.0 - 0.9f64.powi(step as i32)) / (corrected.sqrt() + 1e-8);
                     p64[i] -= 1e-2 * update;
                 }
             }
@@ -150,10 +126,7 @@ mod tests {
         let x = random(1_000_003, 2);
         assert_same_bits("sum_squares", || {
             let bits = sum_squares(&x).to_bits();
-            vec![
-                f32::from_bits(bits as u32),
-                f32::from_bits((bits >> 32) as u32),
-            ]
+            vec![f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)]
         });
     }
 }

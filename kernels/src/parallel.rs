@@ -25,9 +25,7 @@ pub(crate) fn for_each_range(total: usize, size: usize, work: impl Fn(Range<usiz
             work(0..total);
         }
     } else {
-        (0..total.div_ceil(size))
-            .into_par_iter()
-            .for_each(|task| work(task * size..((task + 1) * size).min(total)));
+        (0..total.div_ceil(size)).into_par_iter().for_each(|task| work(task * size..((task + 1) * size).min(total)));
     }
 }
 
@@ -45,26 +43,16 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            length: slice.len(),
-            owner: PhantomData,
-        }
+        Self { start: slice.as_mut_ptr(), length: slice.len(), owner: PhantomData }
     }
 
     /// The elements of `range`.
     ///
     /// # Safety
     /// No other part that is alive at the same time overlaps it.
-    #[allow(
-        clippy::mut_from_ref,
-        reason = "the point of the type; the safety contract forbids overlap"
-    )]
+    #[allow(clippy::mut_from_ref, reason = "the point of the type; the safety contract forbids overlap")]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(
-            range.start <= range.end && range.end <= self.length,
-            "part outside of the slice"
-        );
+        assert!(range.start <= range.end && range.end <= self.length, "part outside of the slice");
         // SAFETY: inside the borrowed slice by the assertion, unaliased by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
@@ -86,19 +74,12 @@ static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 /// `length` elements of unspecified content.
 pub(crate) fn scratch(length: usize) -> Scratch {
     // Few different sizes, so that steps of slightly different shape reuse each other's buffers.
-    let size = if length < 1 << 20 {
-        length.next_power_of_two()
-    } else {
-        length.next_multiple_of(1 << 20)
-    };
+    let size = if length < 1 << 20 { length.next_power_of_two() } else { length.next_multiple_of(1 << 20) };
     let found = POOL.lock().ok().and_then(|mut pool| {
         let index = pool.iter().rposition(|buffer| buffer.len() == size)?;
         Some(pool.remove(index))
     });
-    Scratch {
-        buffer: found.unwrap_or_else(|| vec![0.0; size]),
-        length,
-    }
+    Scratch { buffer: found.unwrap_or_else(|| vec![0.0; size]), length }
 }
 
 impl Drop for Scratch {

@@ -115,10 +115,7 @@ pub fn unary(op: Activation, x: &[f32], out: &mut [f32]) {
 
 /// `dx = dy * op'(x)`, or `dx += ...` with `accumulate`.
 pub fn unary_grad(op: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
-    assert!(
-        x.len() == dy.len() && x.len() == dx.len(),
-        "unary_grad: lengths differ"
-    );
+    assert!(x.len() == dy.len() && x.len() == dx.len(), "unary_grad: lengths differ");
     let shared = Shared::new(dx);
     for_each_range(x.len(), TASK, |range| {
         // SAFETY: ranges of different tasks do not overlap.
@@ -129,10 +126,7 @@ pub fn unary_grad(op: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], accumul
 
 /// `out = activation(gate) * up` (Shazeer, arXiv:2002.05202).
 pub fn glu(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(
-        gate.len() == up.len() && gate.len() == out.len(),
-        "glu: lengths differ"
-    );
+    assert!(gate.len() == up.len() && gate.len() == out.len(), "glu: lengths differ");
     let shared = Shared::new(out);
     for_each_range(gate.len(), TASK, |range| {
         // SAFETY: ranges of different tasks do not overlap.
@@ -142,33 +136,14 @@ pub fn glu(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// Gradients of [`glu`]; both are overwritten.
-pub fn glu_grad(
-    activation: Activation,
-    gate: &[f32],
-    up: &[f32],
-    dy: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
-) {
+pub fn glu_grad(activation: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
     let length = gate.len();
-    assert!(
-        [up.len(), dy.len(), dgate.len(), dup.len()] == [length; 4],
-        "glu_grad: lengths differ"
-    );
+    assert!([up.len(), dy.len(), dgate.len(), dup.len()] == [length; 4], "glu_grad: lengths differ");
     let (dgate, dup) = (Shared::new(dgate), Shared::new(dup));
     for_each_range(length, TASK, |range| {
         // SAFETY: ranges of different tasks do not overlap.
         let (dgate, dup) = unsafe { (dgate.part(range.clone()), dup.part(range.clone())) };
-        with_function!(
-            activation,
-            gated_slopes(
-                &gate[range.clone()],
-                &up[range.clone()],
-                &dy[range],
-                dgate,
-                dup
-            )
-        );
+        with_function!(activation, gated_slopes(&gate[range.clone()], &up[range.clone()], &dy[range], dgate, dup));
     });
 }
 
@@ -283,9 +258,7 @@ mod tests {
             Activation::Silu => x * sigmoid,
             Activation::Gelu => 0.5 * x * (1.0 + erf_f64(x / 2f64.sqrt())),
             Activation::GeluTanh => {
-                0.5 * x
-                    * (1.0
-                        + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
             }
             Activation::Relu => x.max(0.0),
             Activation::Sigmoid => sigmoid,
@@ -303,10 +276,7 @@ mod tests {
 
     fn domain(op: Activation, length: usize) -> Vec<f32> {
         let positive = matches!(op, Activation::Rsqrt | Activation::Sqrt | Activation::Log);
-        random(length, 1)
-            .iter()
-            .map(|x| if positive { 2.1 + 2.0 * x } else { 5.0 * x })
-            .collect()
+        random(length, 1).iter().map(|x| if positive { 2.1 + 2.0 * x } else { 5.0 * x }).collect()
     }
 
     #[test]
@@ -320,14 +290,8 @@ mod tests {
                 let expected: Vec<f64> = x.iter().map(|x| exact(op, f64::from(*x))).collect();
                 assert_close(&out, &expected, TOLERANCE, &format!("{op:?}"));
 
-                let slope = |x: f32| {
-                    (exact(op, f64::from(x) + 1e-5) - exact(op, f64::from(x) - 1e-5)) / 2e-5
-                };
-                let expected: Vec<f64> = x
-                    .iter()
-                    .zip(&dy)
-                    .map(|(x, dy)| f64::from(*dy) * slope(*x))
-                    .collect();
+                let slope = |x: f32| (exact(op, f64::from(x) + 1e-5) - exact(op, f64::from(x) - 1e-5)) / 2e-5;
+                let expected: Vec<f64> = x.iter().zip(&dy).map(|(x, dy)| f64::from(*dy) * slope(*x)).collect();
                 let mut dx = vec![f32::NAN; length];
                 unary_grad(op, &x, &dy, &mut dx, false);
                 assert_close(&dx, &expected, TOLERANCE, &format!("{op:?} slope"));
@@ -338,25 +302,15 @@ mod tests {
                 let up = random(length, 3);
                 let mut out = vec![f32::NAN; length];
                 glu(op, &x, &up, &mut out);
-                let gated: Vec<f64> = x
-                    .iter()
-                    .zip(&up)
-                    .map(|(x, up)| exact(op, f64::from(*x)) * f64::from(*up))
-                    .collect();
+                let gated: Vec<f64> =
+                    x.iter().zip(&up).map(|(x, up)| exact(op, f64::from(*x)) * f64::from(*up)).collect();
                 assert_close(&out, &gated, TOLERANCE, &format!("{op:?} glu"));
                 let (mut dgate, mut dup) = (vec![f32::NAN; length], vec![f32::NAN; length]);
                 glu_grad(op, &x, &up, &dy, &mut dgate, &mut dup);
-                let expected: Vec<f64> = expected
-                    .iter()
-                    .zip(&up)
-                    .map(|(g, up)| g * f64::from(*up))
-                    .collect();
+                let expected: Vec<f64> = expected.iter().zip(&up).map(|(g, up)| g * f64::from(*up)).collect();
                 assert_close(&dgate, &expected, TOLERANCE, &format!("{op:?} dgate"));
-                let expected: Vec<f64> = x
-                    .iter()
-                    .zip(&dy)
-                    .map(|(x, dy)| exact(op, f64::from(*x)) * f64::from(*dy))
-                    .collect();
+                let expected: Vec<f64> =
+                    x.iter().zip(&dy).map(|(x, dy)| exact(op, f64::from(*x)) * f64::from(*dy)).collect();
                 assert_close(&dup, &expected, TOLERANCE, &format!("{op:?} dup"));
             }
         }
@@ -368,19 +322,11 @@ mod tests {
             let (x, y) = (random(length, 1), random(length, 2));
             let mut sum = y.clone();
             scale_add(&mut sum, -0.5, &x);
-            let expected: Vec<f64> = wide(&y)
-                .iter()
-                .zip(wide(&x))
-                .map(|(y, x)| y - 0.5 * x)
-                .collect();
+            let expected: Vec<f64> = wide(&y).iter().zip(wide(&x)).map(|(y, x)| y - 0.5 * x).collect();
             assert_close(&sum, &expected, TOLERANCE, "scale_add");
             add_assign(&mut sum, &x);
             scale(&mut sum, 3.0);
-            let expected: Vec<f64> = expected
-                .iter()
-                .zip(wide(&x))
-                .map(|(y, x)| 3.0 * (y + x))
-                .collect();
+            let expected: Vec<f64> = expected.iter().zip(wide(&x)).map(|(y, x)| 3.0 * (y + x)).collect();
             assert_close(&sum, &expected, TOLERANCE, "add_assign and scale");
         }
     }

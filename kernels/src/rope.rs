@@ -13,16 +13,8 @@ pub fn rope_tables(
     sin: &mut [f32],
 ) {
     let half = inverse_frequencies.len();
-    assert_eq!(
-        cos.len(),
-        positions.len() * half,
-        "rope_tables: cos is not [rows, dims / 2]"
-    );
-    assert_eq!(
-        sin.len(),
-        positions.len() * half,
-        "rope_tables: sin is not [rows, dims / 2]"
-    );
+    assert_eq!(cos.len(), positions.len() * half, "rope_tables: cos is not [rows, dims / 2]");
+    assert_eq!(sin.len(), positions.len() * half, "rope_tables: sin is not [rows, dims / 2]");
     let (cos, sin) = (Shared::new(cos), Shared::new(sin));
     for_each_range(positions.len(), (1024 / half.max(1)).max(1), |rows| {
         let range = rows.start * half..rows.end * half;
@@ -55,20 +47,9 @@ pub fn rope(
 ) {
     let width = heads * head_dim;
     let half = dims / 2;
-    assert!(
-        dims.is_multiple_of(2) && dims <= head_dim,
-        "rope: dims must be even and at most head_dim"
-    );
-    assert_eq!(
-        x.len(),
-        rows * width,
-        "rope: x is not [rows, heads, head_dim]"
-    );
-    assert_eq!(
-        out.len(),
-        rows * width,
-        "rope: out is not [rows, heads, head_dim]"
-    );
+    assert!(dims.is_multiple_of(2) && dims <= head_dim, "rope: dims must be even and at most head_dim");
+    assert_eq!(x.len(), rows * width, "rope: x is not [rows, heads, head_dim]");
+    assert_eq!(out.len(), rows * width, "rope: out is not [rows, heads, head_dim]");
     assert_eq!(cos.len(), rows * half, "rope: cos is not [rows, dims / 2]");
     assert_eq!(sin.len(), rows * half, "rope: sin is not [rows, dims / 2]");
     if width == 0 {
@@ -81,17 +62,7 @@ pub fn rope(
         // SAFETY: ranges of different tasks do not overlap.
         let out = unsafe { shared.part(range.clone()) };
         let angles = rows.start * half..rows.end * half;
-        rotate(
-            &x[range],
-            width,
-            head_dim,
-            dims,
-            &cos[angles.clone()],
-            &sin[angles],
-            interleaved,
-            sign,
-            out,
-        );
+        rotate(&x[range], width, head_dim, dims, &cos[angles.clone()], &sin[angles], interleaved, sign, out);
     });
 }
 
@@ -157,11 +128,7 @@ mod tests {
             for head in 0..heads {
                 let base = (row * heads + head) * head_dim;
                 for (i, frequency) in frequencies.iter().enumerate() {
-                    let (a, b) = if interleaved {
-                        (2 * i, 2 * i + 1)
-                    } else {
-                        (i, i + dims / 2)
-                    };
+                    let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + dims / 2) };
                     let (sin, cos) = f64::from(*position as f32 * frequency).sin_cos();
                     out[base + a] = factor * (x[base + a] * cos - x[base + b] * sin);
                     out[base + b] = factor * (x[base + b] * cos + x[base + a] * sin);
@@ -173,58 +140,22 @@ mod tests {
 
     #[test]
     fn rotation_and_its_gradient() {
-        for (heads, head_dim, dims) in [(1, 2, 2), (3, 16, 16), (2, 20, 12), (1, 64, 64), (2, 6, 0)]
-        {
+        for (heads, head_dim, dims) in [(1, 2, 2), (3, 16, 16), (2, 20, 12), (1, 64, 64), (2, 6, 0)] {
             let positions = [0u32, 1, 7, 131_071];
             let rows = positions.len();
-            let frequencies: Vec<f32> = (0..dims / 2)
-                .map(|i| 10_000f32.powf(-2.0 * i as f32 / dims as f32))
-                .collect();
+            let frequencies: Vec<f32> = (0..dims / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
             let mut cos = vec![0.0; rows * dims / 2];
             let mut sin = cos.clone();
             let x = random(rows * heads * head_dim, 1);
             let dy = random(x.len(), 2);
             for (interleaved, factor) in [(false, 1.0), (true, 1.0), (false, 1.25)] {
                 rope_tables(&positions, &frequencies, factor as f32, &mut cos, &mut sin);
-                let naive = |x: &[f64]| {
-                    naive(
-                        x,
-                        heads,
-                        head_dim,
-                        dims,
-                        &positions,
-                        &frequencies,
-                        factor,
-                        interleaved,
-                    )
-                };
+                let naive = |x: &[f64]| naive(x, heads, head_dim, dims, &positions, &frequencies, factor, interleaved);
                 let mut out = vec![f32::NAN; x.len()];
-                rope(
-                    &x,
-                    rows,
-                    heads,
-                    head_dim,
-                    dims,
-                    &cos,
-                    &sin,
-                    interleaved,
-                    false,
-                    &mut out,
-                );
+                rope(&x, rows, heads, head_dim, dims, &cos, &sin, interleaved, false, &mut out);
                 assert_close(&out, &naive(&wide(&x)), TOLERANCE, "rope");
                 let mut dx = vec![f32::NAN; x.len()];
-                rope(
-                    &dy,
-                    rows,
-                    heads,
-                    head_dim,
-                    dims,
-                    &cos,
-                    &sin,
-                    interleaved,
-                    true,
-                    &mut dx,
-                );
+                rope(&dy, rows, heads, head_dim, dims, &cos, &sin, interleaved, true, &mut dx);
                 let expected = finite_differences(&wide(&x), |x| inner(&naive(x), &dy));
                 assert_close(&dx, &expected, TOLERANCE, "rope gradient");
             }

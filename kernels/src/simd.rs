@@ -164,9 +164,7 @@ pub(crate) fn max_of(x: &[f32]) -> f32 {
     for (lane, x) in rest.iter().enumerate() {
         lanes[lane] = maximum(*x, lanes[lane]);
     }
-    std::hint::black_box(lanes)
-        .into_iter()
-        .fold(f32::NEG_INFINITY, maximum)
+    std::hint::black_box(lanes).into_iter().fold(f32::NEG_INFINITY, maximum)
 }
 
 /// `e^x` within 2 units in the last place, denormal results included; NaN stays NaN.
@@ -291,45 +289,29 @@ mod tests {
         x.iter().zip(&out).fold(0.0, |worst, (x, value)| {
             let exact = exact(f64::from(*x));
             let rounded = exact as f32;
-            let unit =
-                f64::from(f32::from_bits(rounded.abs().to_bits() + 1)) - f64::from(rounded.abs());
+            let unit = f64::from(f32::from_bits(rounded.abs().to_bits() + 1)) - f64::from(rounded.abs());
             let error = (f64::from(*value) - exact).abs() / unit;
             if error > worst { error } else { worst }
         })
     }
 
     fn grid(low: f32, high: f32) -> Vec<f32> {
-        (0..=200_003)
-            .map(|i| low + (high - low) * (i as f32 / 200_003.0))
-            .collect()
+        (0..=200_003).map(|i| low + (high - low) * (i as f32 / 200_003.0)).collect()
     }
 
     #[test]
     fn elementary_functions_are_within_a_few_units_in_the_last_place() {
         assert!(worst(&grid(-87.0, 88.7), all_exp, f64::exp) <= 2.0);
-        assert!(
-            worst(&grid(-103.0, -87.0), all_exp, f64::exp) <= 2.0,
-            "denormal results"
-        );
+        assert!(worst(&grid(-103.0, -87.0), all_exp, f64::exp) <= 2.0, "denormal results");
         assert!(worst(&grid(1e-6, 20.0), all_ln, f64::ln) <= 2.0);
-        assert!(
-            worst(&grid(1e-42, 1e-36), all_ln, f64::ln) <= 2.0,
-            "denormal arguments"
-        );
+        assert!(worst(&grid(1e-42, 1e-36), all_ln, f64::ln) <= 2.0, "denormal arguments");
         assert!(worst(&grid(-10.0, 10.0), all_tanh, f64::tanh) <= 3.0);
         assert!(worst(&grid(-5.0, 5.0), all_erf, erf_f64) <= 3.0);
     }
 
     #[test]
     fn special_values() {
-        let x = [
-            f32::NEG_INFINITY,
-            -1000.0,
-            0.0,
-            1000.0,
-            f32::INFINITY,
-            f32::NAN,
-        ];
+        let x = [f32::NEG_INFINITY, -1000.0, 0.0, 1000.0, f32::INFINITY, f32::NAN];
         let mut out = [0f32; 6];
         all_exp(&x, &mut out);
         assert_eq!(out[..5], [0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY]);

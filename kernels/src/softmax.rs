@@ -5,10 +5,7 @@ use crate::simd::{dispatch, dot, exp, max_of, sum_of};
 
 /// `out = e^x / sum(e^x)` for each of `rows` rows of `width`.
 pub fn softmax(x: &[f32], rows: usize, width: usize, out: &mut [f32]) {
-    assert!(
-        x.len() == rows * width && out.len() == x.len(),
-        "softmax: an operand is not [rows, width]"
-    );
+    assert!(x.len() == rows * width && out.len() == x.len(), "softmax: an operand is not [rows, width]");
     if width == 0 {
         return;
     }
@@ -22,19 +19,9 @@ pub fn softmax(x: &[f32], rows: usize, width: usize, out: &mut [f32]) {
 }
 
 /// Gradient of [`softmax`] from its output: `dx = y * (dy - sum(y * dy))`; overwritten, or added to with `accumulate`.
-pub fn softmax_grad(
-    y: &[f32],
-    dy: &[f32],
-    rows: usize,
-    width: usize,
-    dx: &mut [f32],
-    accumulate: bool,
-) {
+pub fn softmax_grad(y: &[f32], dy: &[f32], rows: usize, width: usize, dx: &mut [f32], accumulate: bool) {
     let length = rows * width;
-    assert!(
-        [y.len(), dy.len(), dx.len()] == [length; 3],
-        "softmax_grad: an operand is not [rows, width]"
-    );
+    assert!([y.len(), dy.len(), dx.len()] == [length; 3], "softmax_grad: an operand is not [rows, width]");
     if width == 0 {
         return;
     }

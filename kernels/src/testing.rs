@@ -38,11 +38,7 @@ impl Stored {
     }
 
     pub(crate) fn all(&self) -> [Weight<'_>; 3] {
-        [
-            Weight::F32(&self.f32),
-            Weight::Bf16(&self.bf16),
-            Weight::F16(&self.f16),
-        ]
+        [Weight::F32(&self.f32), Weight::Bf16(&self.bf16), Weight::F16(&self.f16)]
     }
 }
 
@@ -53,10 +49,7 @@ pub(crate) fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64, wha
     let size = expected.iter().fold(1.0f64, |size, x| size.max(x.abs()));
     for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
         let error = (f64::from(*actual) - expected).abs();
-        assert!(
-            error <= tolerance * size,
-            "{what}: element {index} is {actual}, expected {expected}"
-        );
+        assert!(error <= tolerance * size, "{what}: element {index} is {actual}, expected {expected}");
     }
 }
 
@@ -86,10 +79,7 @@ pub(crate) fn inner(a: &[f64], b: &[f32]) -> f64 {
 pub(crate) fn assert_same_bits(what: &str, kernel: impl Fn() -> Vec<f32> + Sync) {
     let mut first: Option<Vec<u32>> = None;
     for threads in [1, 2, 3, 7, 7] {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("a thread pool");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         let bits: Vec<u32> = pool.install(&kernel).iter().map(|x| x.to_bits()).collect();
         match &first {
             None => first = Some(bits),

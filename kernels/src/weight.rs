@@ -40,11 +40,7 @@ impl<'a> Weight<'a> {
 
     /// Writes the elements as f32, exactly. `out` has the same length. Parallel for large weights.
     pub fn to_f32(self, out: &mut [f32]) {
-        assert_eq!(
-            self.len(),
-            out.len(),
-            "to_f32: the weight's and the output's lengths differ"
-        );
+        assert_eq!(self.len(), out.len(), "to_f32: the weight's and the output's lengths differ");
         let length = out.len();
         let shared = Shared::new(out);
         for_each_range(length, 4 * TASK, |range| {
@@ -103,17 +99,11 @@ mod tests {
         let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
         let brains: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
         for (half, value) in halves.iter().zip(Weight::F16(&halves).to_vec()) {
-            assert!(
-                half.to_f32() == value || (half.is_nan() && value.is_nan()),
-                "{half:?} became {value}"
-            );
+            assert!(half.to_f32() == value || (half.is_nan() && value.is_nan()), "{half:?} became {value}");
             assert_eq!(half.is_sign_negative(), value.is_sign_negative());
         }
         for (brain, value) in brains.iter().zip(Weight::Bf16(&brains).to_vec()) {
-            assert!(
-                brain.to_f32() == value || (brain.is_nan() && value.is_nan()),
-                "{brain:?} became {value}"
-            );
+            assert!(brain.to_f32() == value || (brain.is_nan() && value.is_nan()), "{brain:?} became {value}");
         }
     }
 }

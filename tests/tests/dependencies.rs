@@ -14,11 +14,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("host/train", "swift-train", &["data", "engine", "hub", "graph", "plugin"]),
     ("host/infer", "swift-infer", &["data", "engine", "hub", "graph", "plugin"]),
     ("host/export", "swift-export", &["data", "engine", "hub", "graph", "plugin"]),
-    (
-        "host/cli",
-        "swift-cli",
-        &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin", "kernels"],
-    ),
+    ("host/cli", "swift-cli", &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin", "kernels"]),
 ];
 
 /// The `swift-*` names under `[dependencies]` of a manifest.

@@ -164,7 +164,8 @@ fn check_family(root: &Path, family: &str) {
     assert_eq!(greedy, oracle.ids("greedy.tokens"));
 
     for recompute in [false, true] {
-        let mut session = TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute, 0.01)).expect("a session");
+        let mut session =
+            TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute, 0.01)).expect("a session");
         check_training(&mut session, &oracle, &batch);
     }
 }
@@ -197,7 +198,11 @@ fn check_adapter(root: &Path, name: &str) {
     let mut session = TrainSession::new(graph, source, options(Tuner::Lora(lora), true, 0.0)).expect("a session");
     for info in session.trainable() {
         // A saved module keeps its own name in the graph; PEFT writes it with the adapter's prefix.
-        let key = if info.name.starts_with("base_model") { info.name.clone() } else { format!("base_model.model.{}", info.name) };
+        let key = if info.name.starts_with("base_model") {
+            info.name.clone()
+        } else {
+            format!("base_model.model.{}", info.name)
+        };
         let values: Vec<f32> = adapter.get(&key).iter().map(|v| *v as f32).collect();
         session.set_values(&info.name, &values).expect("set");
         infer.set_values(&info.name, &values).expect("set");
@@ -242,6 +247,7 @@ fn adapters() {
 
 /// The whole set, where it lies beside the project.
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
 fn all_stored_oracles_of_these_families() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracles");
     if !root.is_dir() {

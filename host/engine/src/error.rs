@@ -36,7 +36,9 @@ impl EngineError {
             Self::Graph(e) => e.hint.clone(),
             Self::Weight(e) => e.hint.clone(),
             Self::Mismatch { .. } => Some("the checkpoint changed after it was opened; start again".into()),
-            Self::Batch(_) => Some("token ids must be below the model's vocabulary: do tokenizer and model belong together?".into()),
+            Self::Batch(_) => {
+                Some("token ids must be below the model's vocabulary: do tokenizer and model belong together?".into())
+            }
             Self::Input(_) => Some("only text models with `tokens` and `positions` run here".into()),
             Self::NotDecodable(_) | Self::Unknown(_) => None,
         }

@@ -53,7 +53,17 @@ impl<'a> Run<'a> {
         caches: Option<&'a mut Caches>,
     ) -> Self {
         let buffers = (0..program.slots.len()).map(|_| None).collect();
-        Self { context, program, pool, gradients, caches, buffers, ropes: HashMap::new(), rope_nodes: Vec::new(), loss: LossSums::default() }
+        Self {
+            context,
+            program,
+            pool,
+            gradients,
+            caches,
+            buffers,
+            ropes: HashMap::new(),
+            rope_nodes: Vec::new(),
+            loss: LossSums::default(),
+        }
     }
 
     /// Runs all steps; gives the sums of the loss and the result slot's data.
@@ -194,7 +204,14 @@ impl<'a> Run<'a> {
                 let mut dgate = self.pool.take(self.size(step.outputs[0]));
                 let mut dup = self.pool.take(self.size(step.outputs[1]));
                 if let Op::Glu(op) = node.op {
-                    kernels::glu_grad(activation(op), self.read(input(0)), self.read(input(1)), self.read(input(2)), &mut dgate, &mut dup);
+                    kernels::glu_grad(
+                        activation(op),
+                        self.read(input(0)),
+                        self.read(input(1)),
+                        self.read(input(2)),
+                        &mut dgate,
+                        &mut dup,
+                    );
                 }
                 self.store(step.outputs[0], dgate);
                 self.store(step.outputs[1], dup);
@@ -215,7 +232,12 @@ impl<'a> Run<'a> {
                 if let Op::Concat { axis } = node.op {
                     let size = |v: &Value| graph.ty(*v).tail[axis as usize] as usize;
                     let start: usize = node.inputs[..operand].iter().map(size).sum();
-                    Split::of(&node.ty.tail, axis).copy_out(self.read(input(0)), &mut part, start, start + size(&node.inputs[operand]));
+                    Split::of(&node.ty.tail, axis).copy_out(
+                        self.read(input(0)),
+                        &mut part,
+                        start,
+                        start + size(&node.inputs[operand]),
+                    );
                 }
                 self.store(step.outputs[0], part);
             }
@@ -270,7 +292,17 @@ impl<'a> Run<'a> {
             }
             Op::Logits { table, scale, soft_cap } => {
                 let k = graph.param(*table).shape[1] as usize;
-                kernels::linear(self.read(input(0)), rows, k, weights.get(*table)?, width, None, *scale as f32, 0.0, &mut out);
+                kernels::linear(
+                    self.read(input(0)),
+                    rows,
+                    k,
+                    weights.get(*table)?,
+                    width,
+                    None,
+                    *scale as f32,
+                    0.0,
+                    &mut out,
+                );
                 soft_cap_in_place(&mut out, *soft_cap);
             }
             Op::RmsNorm { weight, eps, offset } => {
@@ -301,7 +333,12 @@ impl<'a> Run<'a> {
                 }
             }
             // Inputs and reshapes take no step; the rest was handled above.
-            Op::Input { .. } | Op::Reshape | Op::Attention { .. } | Op::Rope { .. } | Op::Dropout { .. } | Op::LinearAdd { .. } => {}
+            Op::Input { .. }
+            | Op::Reshape
+            | Op::Attention { .. }
+            | Op::Rope { .. }
+            | Op::Dropout { .. }
+            | Op::LinearAdd { .. } => {}
         }
         self.store(step.outputs[0], out);
         Ok(())
@@ -359,10 +396,32 @@ impl<'a> Run<'a> {
         let data = weight.map(|w| weights.get(w)).transpose()?;
         match node.op {
             Op::RmsNorm { eps, offset, .. } => {
-                kernels::rms_norm_grad(x, dy, rows, width, data, offset, eps, &mut dx, accumulated, dweight.as_deref_mut());
+                kernels::rms_norm_grad(
+                    x,
+                    dy,
+                    rows,
+                    width,
+                    data,
+                    offset,
+                    eps,
+                    &mut dx,
+                    accumulated,
+                    dweight.as_deref_mut(),
+                );
             }
             Op::LayerNorm { eps, .. } => {
-                kernels::layer_norm_grad(x, dy, rows, width, data, eps, &mut dx, accumulated, dweight.as_deref_mut(), dbias.as_deref_mut());
+                kernels::layer_norm_grad(
+                    x,
+                    dy,
+                    rows,
+                    width,
+                    data,
+                    eps,
+                    &mut dx,
+                    accumulated,
+                    dweight.as_deref_mut(),
+                    dbias.as_deref_mut(),
+                );
             }
             Op::L2Norm { eps } => kernels::l2_norm_grad(x, dy, rows, width, eps, &mut dx, accumulated),
             _ => {}
@@ -406,7 +465,13 @@ impl<'a> Run<'a> {
             let reach = positions[rows.clone()].iter().max().map_or(0, |p| *p as usize + 1);
             let inverse = frequencies.inverse(dims as usize, reach);
             let part = rows.start * half..rows.end * half;
-            kernels::rope_tables(&positions[rows.clone()], &inverse, frequencies.attention_factor(), &mut cos[part.clone()], &mut sin[part]);
+            kernels::rope_tables(
+                &positions[rows.clone()],
+                &inverse,
+                frequencies.attention_factor(),
+                &mut cos[part.clone()],
+                &mut sin[part],
+            );
             start = rows.end;
         }
         self.ropes.insert(node, (cos, sin));
@@ -422,7 +487,18 @@ impl<'a> Run<'a> {
         let mut out = self.pool.take(self.size(step.outputs[0]));
         let (heads, head_dim) = (node.ty.tail[0] as usize, node.ty.tail[1] as usize);
         let (cos, sin) = &self.ropes[&key];
-        kernels::rope(self.read(x), self.rows(), heads, head_dim, dims as usize, cos, sin, interleaved, inverse, &mut out);
+        kernels::rope(
+            self.read(x),
+            self.rows(),
+            heads,
+            head_dim,
+            dims as usize,
+            cos,
+            sin,
+            interleaved,
+            inverse,
+            &mut out,
+        );
         self.store(step.outputs[0], out);
         Ok(())
     }
@@ -453,7 +529,16 @@ impl<'a> Run<'a> {
         let mut out = self.pool.take(self.size(step.outputs[0]));
         let (q, k, v) = (step.inputs[0], step.inputs[1], step.inputs[2]);
         if let Some(caches) = self.caches.take() {
-            caches.attend(step.node, self.read(q), self.read(k), self.read(v), &self.context.batch.sequence_lengths, &shape, mask, &mut out)?;
+            caches.attend(
+                step.node,
+                self.read(q),
+                self.read(k),
+                self.read(v),
+                &self.context.batch.sequence_lengths,
+                &shape,
+                mask,
+                &mut out,
+            )?;
             self.caches = Some(caches);
             self.store(step.outputs[0], out);
             return Ok(());
@@ -511,10 +596,28 @@ impl<'a> Run<'a> {
             // The smaller operand comes first and order matters: as equal shapes, then summed over what was repeated.
             let full = expand(small, big.len(), kind);
             if of_big {
-                kernels::binary_grad(binary_kernel(op), &full, big, kernels::Broadcast::Repeat, dy, None, Some(&mut d), false);
+                kernels::binary_grad(
+                    binary_kernel(op),
+                    &full,
+                    big,
+                    kernels::Broadcast::Repeat,
+                    dy,
+                    None,
+                    Some(&mut d),
+                    false,
+                );
             } else {
                 let mut each = vec![0.0; big.len()];
-                kernels::binary_grad(binary_kernel(op), &full, big, kernels::Broadcast::Repeat, dy, Some(&mut each), None, false);
+                kernels::binary_grad(
+                    binary_kernel(op),
+                    &full,
+                    big,
+                    kernels::Broadcast::Repeat,
+                    dy,
+                    Some(&mut each),
+                    None,
+                    false,
+                );
                 d.fill(0.0);
                 let (count, span) = (d.len(), big.len() / d.len());
                 for (i, g) in each.iter().enumerate() {

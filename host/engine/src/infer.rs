@@ -64,7 +64,14 @@ impl Caches {
             let cache = state.attention.entry(node).or_default();
             cache.keys.extend_from_slice(&k[start * kw..end * kw]);
             cache.values.extend_from_slice(&v[start * vw..end * vw]);
-            kernels::attention_cached(&q[start * qw..end * qw], &cache.keys, &cache.values, shape, mask, &mut out[start * ow..end * ow]);
+            kernels::attention_cached(
+                &q[start * qw..end * qw],
+                &cache.keys,
+                &cache.values,
+                shape,
+                mask,
+                &mut out[start * ow..end * ow],
+            );
             start = end;
         }
         Ok(())
@@ -105,7 +112,17 @@ impl InferSession {
             }
             _ => None,
         });
-        Ok(Self { graph, weights: bound, program, pool: Pool::default(), sequences: BTreeMap::new(), next: 0, vocabulary, limit, not_decodable })
+        Ok(Self {
+            graph,
+            weights: bound,
+            program,
+            pool: Pool::default(),
+            sequences: BTreeMap::new(),
+            next: 0,
+            vocabulary,
+            limit,
+            not_decodable,
+        })
     }
 
     /// Elements of one row of logits.

@@ -16,8 +16,8 @@ mod weights;
 
 pub use batch::Batch;
 pub use error::EngineError;
-pub use memory::MemoryWeights;
 pub use infer::{InferSession, SequenceId};
+pub use memory::MemoryWeights;
 pub use plan::MemoryPlan;
 pub use swift_kernels::LossSums;
 pub use train::{AdamWOptions, TrainOptions, TrainSession, TrainableInfo, Tuner};

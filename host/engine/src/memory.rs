@@ -41,6 +41,10 @@ impl WeightSource for MemoryWeights {
             .0
             .get(name)
             .ok_or_else(|| WeightError { message: format!("there is no tensor `{name}`"), hint: None })?;
-        Ok(TensorBytes { dtype: StorageType::F32, shape: shape.clone(), bytes: Cow::Borrowed(bytemuck::cast_slice(values)) })
+        Ok(TensorBytes {
+            dtype: StorageType::F32,
+            shape: shape.clone(),
+            bytes: Cow::Borrowed(bytemuck::cast_slice(values)),
+        })
     }
 }

@@ -99,7 +99,8 @@ impl TrainSession {
             }
             Tuner::Lora(config) => {
                 let rewritten = lora::apply(&graph, config)?;
-                let params = rewritten.adapters.iter().flat_map(|a| [a.a, a.b]).chain(rewritten.saved.iter().copied()).collect();
+                let params =
+                    rewritten.adapters.iter().flat_map(|a| [a.a, a.b]).chain(rewritten.saved.iter().copied()).collect();
                 (rewritten.graph, rewritten.adapters, params)
             }
         };
@@ -122,7 +123,20 @@ impl TrainSession {
             trained.push(Trained { param, decay, first: vec![0.0; elements], second: vec![0.0; elements] });
         }
         let vocabulary = graph.ty(program.head).last();
-        Ok(Self { graph, weights: bound, program, evaluation, pool: Pool::default(), gradients, trained, adapters, options, steps: 0, vocabulary, last_rows: 0 })
+        Ok(Self {
+            graph,
+            weights: bound,
+            program,
+            evaluation,
+            pool: Pool::default(),
+            gradients,
+            trained,
+            adapters,
+            options,
+            steps: 0,
+            vocabulary,
+            last_rows: 0,
+        })
     }
 
     /// The graph as it is run, adapters included.
@@ -216,7 +230,11 @@ impl TrainSession {
             .iter()
             .map(|t| {
                 let info = self.graph.param(t.param);
-                TrainableInfo { name: info.name.clone(), shape: info.shape.iter().map(|&n| n as usize).collect(), elements: info.elements() }
+                TrainableInfo {
+                    name: info.name.clone(),
+                    shape: info.shape.iter().map(|&n| n as usize).collect(),
+                    elements: info.elements(),
+                }
             })
             .collect()
     }
@@ -248,7 +266,11 @@ impl TrainSession {
     ///
     /// # Errors
     /// When a parameter is missing or has another size.
-    pub fn set_optimizer_state(&mut self, steps: u64, state: &[(String, Vec<f32>, Vec<f32>)]) -> Result<(), EngineError> {
+    pub fn set_optimizer_state(
+        &mut self,
+        steps: u64,
+        state: &[(String, Vec<f32>, Vec<f32>)],
+    ) -> Result<(), EngineError> {
         for t in &mut self.trained {
             let name = &self.graph.params[t.param.index()].name;
             let Some((_, first, second)) = state.iter().find(|(n, _, _)| n == name) else {
@@ -307,7 +329,8 @@ struct Stream(u64);
 
 impl Stream {
     fn new(seed: u64, name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ hash)
     }
 

@@ -47,7 +47,11 @@ fn view(tensor: &TensorBytes<'_>) -> Option<()> {
 
 impl Weights {
     /// Binds every parameter of `graph`; those in `owned` become f32 copies, those the checkpoint does not have zeros.
-    pub(crate) fn bind(graph: &Graph, source: Arc<dyn WeightSource>, owned: &HashSet<Param>) -> Result<Self, EngineError> {
+    pub(crate) fn bind(
+        graph: &Graph,
+        source: Arc<dyn WeightSource>,
+        owned: &HashSet<Param>,
+    ) -> Result<Self, EngineError> {
         let mut data = Vec::with_capacity(graph.params.len());
         for (i, info) in graph.params.iter().enumerate() {
             if !info.in_checkpoint {
@@ -56,7 +60,9 @@ impl Weights {
             }
             let tensor = source.bytes(&info.name)?;
             let mismatch = |message: String| EngineError::Mismatch { name: info.name.clone(), message };
-            if tensor.shape.len() != info.shape.len() || tensor.shape.iter().zip(&info.shape).any(|(&a, &b)| a != b as usize) {
+            if tensor.shape.len() != info.shape.len()
+                || tensor.shape.iter().zip(&info.shape).any(|(&a, &b)| a != b as usize)
+            {
                 return Err(mismatch(format!("is {:?}, the graph was traced with {:?}", tensor.shape, info.shape)));
             }
             if !tensor.dtype.is_float_weight() || tensor.bytes.len() != info.elements() * tensor.dtype.size() {
@@ -104,7 +110,10 @@ impl Weights {
     pub(crate) fn set(&mut self, param: Param, values: &[f32], elements: usize) -> Result<(), EngineError> {
         if values.len() != elements {
             let name = self.names[param.index()].clone();
-            return Err(EngineError::Mismatch { name, message: format!("takes {elements} elements, got {}", values.len()) });
+            return Err(EngineError::Mismatch {
+                name,
+                message: format!("takes {elements} elements, got {}", values.len()),
+            });
         }
         self.data[param.index()] = Data::F32(values.to_vec());
         Ok(())

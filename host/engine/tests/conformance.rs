@@ -40,7 +40,9 @@ fn options(tuner: Tuner, recompute_blocks: bool) -> TrainOptions {
 
 /// Logits, loss and all gradients of a graph against the interpreter.
 fn check(graph: &Graph, weights: &MemoryWeights) {
-    let values = |p: Param| weights.values(&graph.param(p).name).expect("a weight").iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    let values = |p: Param| {
+        weights.values(&graph.param(p).name).expect("a weight").iter().map(|x| f64::from(*x)).collect::<Vec<f64>>()
+    };
     let logits = graph.output("logits").expect("logits");
     let vocabulary = graph.ty(logits).last();
     let expected = run::<f64>(graph, &values, &feed(None), &[logits]).expect("the interpreter runs");
@@ -55,7 +57,8 @@ fn check(graph: &Graph, weights: &MemoryWeights) {
     let row_weights: Vec<f64> = b.weights.iter().map(|w| f64::from(*w)).collect();
     let scale = 0.37;
     for recompute in [false, true] {
-        let mut train = TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute)).expect("a session");
+        let mut train =
+            TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute)).expect("a session");
         let loss = train.accumulate(&b, scale, 1).expect("a step");
         let reference = cross_entropy(&expected[&logits], vocabulary, &targets, &row_weights);
         assert!((loss.loss - reference).abs() < 1e-5 * reference, "loss {} against {reference}", loss.loss);
@@ -148,7 +151,14 @@ fn rope_in_every_form() {
         (6, vec![]),
         (4, vec![("interleaved".into(), Arg::Flag(true))]),
         (6, vec![("scaling".into(), text("linear")), ("factor".into(), Arg::Num(2.0))]),
-        (6, vec![("scaling".into(), text("dynamic")), ("factor".into(), Arg::Num(2.0)), ("max-position".into(), Arg::Num(4.0))]),
+        (
+            6,
+            vec![
+                ("scaling".into(), text("dynamic")),
+                ("factor".into(), Arg::Num(2.0)),
+                ("max-position".into(), Arg::Num(4.0)),
+            ],
+        ),
         (
             6,
             vec![
@@ -170,9 +180,12 @@ fn rope_in_every_form() {
 fn attention_in_every_form() {
     for (form, cap) in [("causal", None), ("all", None), ("window", None), ("causal", Some(2.0))] {
         one_op(&[("q", &[12, 12]), ("k", &[6, 12]), ("v", &[8, 12])], 16, |b, x, _| {
-            let (wq, wk, wv) = (b.load("q", &[12, 12]).unwrap(), b.load("k", &[6, 12]).unwrap(), b.load("v", &[8, 12]).unwrap());
-            let (q, k, v) = (b.linear(x, wq, None).unwrap(), b.linear(x, wk, None).unwrap(), b.linear(x, wv, None).unwrap());
-            let (q, k, v) = (b.reshape(q, &[4, 3]).unwrap(), b.reshape(k, &[2, 3]).unwrap(), b.reshape(v, &[2, 4]).unwrap());
+            let (wq, wk, wv) =
+                (b.load("q", &[12, 12]).unwrap(), b.load("k", &[6, 12]).unwrap(), b.load("v", &[8, 12]).unwrap());
+            let (q, k, v) =
+                (b.linear(x, wq, None).unwrap(), b.linear(x, wk, None).unwrap(), b.linear(x, wv, None).unwrap());
+            let (q, k, v) =
+                (b.reshape(q, &[4, 3]).unwrap(), b.reshape(k, &[2, 3]).unwrap(), b.reshape(v, &[2, 4]).unwrap());
             let mask = match form {
                 "causal" => b.mask_causal(),
                 "all" => b.mask_all(),
@@ -212,7 +225,7 @@ fn every_unary_and_glu() {
 fn every_binary_in_every_broadcast() {
     for (name, _) in swift_graph::ir::Binary::ALL {
         for swapped in [false, true] {
-            let mut pair = |b: &mut Builder, x: Value, y: Value| {
+            let pair = |b: &mut Builder, x: Value, y: Value| {
                 let (l, r) = if swapped { (y, x) } else { (x, y) };
                 b.binary(name, l, r).unwrap()
             };
@@ -287,8 +300,12 @@ fn lora_and_dropout() {
     let row_weights: Vec<f64> = b.weights.iter().map(|w| f64::from(*w)).collect();
     let key = 0x1234_5678_9abc;
     for recompute in [false, true] {
-        let mut train =
-            TrainSession::new(graph.clone(), Arc::new(weights.clone()), options(Tuner::Lora(config.clone()), recompute)).expect("a session");
+        let mut train = TrainSession::new(
+            graph.clone(),
+            Arc::new(weights.clone()),
+            options(Tuner::Lora(config.clone()), recompute),
+        )
+        .expect("a session");
         assert_eq!(train.adapters().len(), 14, "seven matrices in two blocks");
         let loss = train.accumulate(&b, 0.5, key).expect("a step");
         let lora = train.graph().clone();

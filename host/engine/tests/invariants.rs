@@ -64,7 +64,11 @@ fn recomputation_changes_no_bit() {
                 session.accumulate(&labelled(&SEQUENCES), 0.1, step).expect("a step");
                 session.step(1e-2, Some(1.0));
             }
-            session.trainable().iter().flat_map(|t| session.values(&t.name).expect("trained").to_vec()).collect::<Vec<f32>>()
+            session
+                .trainable()
+                .iter()
+                .flat_map(|t| session.values(&t.name).expect("trained").to_vec())
+                .collect::<Vec<f32>>()
         };
         assert_eq!(run(false), run(true));
     }
@@ -76,11 +80,16 @@ fn recomputation_keeps_only_the_edges_of_blocks() {
     let lora = apply(&graph, &LoraConfig::default()).expect("a rewrite");
     let trainable = lora.adapters.iter().flat_map(|a| [a.a, a.b]).collect();
     let program = |recompute_blocks| {
-        Program::new(&lora.graph, &Purpose::Training { trainable: std::collections::HashSet::clone(&trainable), recompute_blocks }).expect("a program")
+        Program::new(
+            &lora.graph,
+            &Purpose::Training { trainable: std::collections::HashSet::clone(&trainable), recompute_blocks },
+        )
+        .expect("a program")
     };
     let (kept, again) = (program(false), program(true));
     assert!(again.peak_bytes(512) < kept.peak_bytes(512), "recomputation must save memory");
-    let matmuls = |p: &Program| p.steps.iter().filter(|s| s.phase == Phase::Recompute && s.action == Action::Forward).count();
+    let matmuls =
+        |p: &Program| p.steps.iter().filter(|s| s.phase == Phase::Recompute && s.action == Action::Forward).count();
     assert!(matmuls(&again) > matmuls(&kept));
     // No gradient is computed for what is frozen.
     for step in &kept.steps {
@@ -131,7 +140,8 @@ fn cached_decode_equals_the_full_forward() {
     for window in [None, Some(2)] {
         let (graph, weights) = decoder(window);
         let mut session = InferSession::new(graph, Arc::new(weights)).expect("a session");
-        let full: Vec<Vec<f32>> = SEQUENCES.iter().map(|s| session.logits(&Batch::of_sequences(&[s])).expect("logits")).collect();
+        let full: Vec<Vec<f32>> =
+            SEQUENCES.iter().map(|s| session.logits(&Batch::of_sequences(&[s])).expect("logits")).collect();
         let ids: Vec<_> = SEQUENCES.iter().map(|_| session.start().expect("a sequence")).collect();
         // A prompt of two tokens at once, then token by token, all sequences together while they last.
         let work: Vec<_> = ids.iter().zip(SEQUENCES).map(|(id, s)| (*id, &s[..2])).collect();
@@ -141,13 +151,17 @@ fn cached_decode_equals_the_full_forward() {
                 let reference: Vec<f64> = full[i][(at - 1) * 17..at * 17].iter().map(|x| f64::from(*x)).collect();
                 assert!(relative(row, &reference) < 1e-5, "sequence {i}, token {at}");
             }
-            let work: Vec<_> = ids.iter().zip(SEQUENCES).filter(|(_, s)| at < s.len()).map(|(id, s)| (*id, &s[at..=at])).collect();
+            let work: Vec<_> =
+                ids.iter().zip(SEQUENCES).filter(|(_, s)| at < s.len()).map(|(id, s)| (*id, &s[at..=at])).collect();
             if work.is_empty() {
                 break;
             }
             let rows = session.extend(&work).expect("logits");
             let mut rows = rows.into_iter();
-            got = SEQUENCES.iter().map(|s| if at < s.len() { rows.next().unwrap_or_default() } else { Vec::new() }).collect();
+            got = SEQUENCES
+                .iter()
+                .map(|s| if at < s.len() { rows.next().unwrap_or_default() } else { Vec::new() })
+                .collect();
         }
         assert!(session.cache_bytes() > 0);
         ids.into_iter().for_each(|id| session.end(id));
@@ -177,7 +191,11 @@ fn steps_repeat_to_the_bit_with_any_number_of_threads() {
                 session.accumulate(&labelled(&SEQUENCES), 0.1, step).expect("a step");
                 session.step(1e-2, Some(1.0));
             }
-            session.trainable().iter().flat_map(|t| session.values(&t.name).expect("trained").to_vec()).collect::<Vec<f32>>()
+            session
+                .trainable()
+                .iter()
+                .flat_map(|t| session.values(&t.name).expect("trained").to_vec())
+                .collect::<Vec<f32>>()
         })
     };
     let one = run(1);

@@ -49,7 +49,14 @@ impl Builder {
         let table = checkpoint.names().into_iter().filter_map(|n| checkpoint.tensor(&n).map(|t| (n, t))).collect();
         let mut graph = Graph::default();
         graph.scopes.push(Scope { path: String::new(), block: None });
-        Self { graph, checkpoint: TableCheckpoint(table), by_name: HashMap::new(), open: vec![0], masks: Vec::new(), calls: 0 }
+        Self {
+            graph,
+            checkpoint: TableCheckpoint(table),
+            by_name: HashMap::new(),
+            open: vec![0],
+            masks: Vec::new(),
+            calls: 0,
+        }
     }
 
     /// Calls taken so far.
@@ -78,7 +85,11 @@ impl Builder {
 
     fn name_ok(&self, op: &str, name: &str) -> Result<()> {
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return self.fail(op, format!("`{}` is not a usable name", name.escape_default()), "1 to 512 characters, no blanks");
+            return self.fail(
+                op,
+                format!("`{}` is not a usable name", name.escape_default()),
+                "1 to 512 characters, no blanks",
+            );
         }
         Ok(())
     }
@@ -99,7 +110,13 @@ impl Builder {
         for v in &inputs {
             match self.graph.nodes.get(v.index()) {
                 Some(node) => types.push(&node.ty),
-                None => return self.fail(op.name(), format!("there is no value {}", v.0), "values belong to the builder that made them"),
+                None => {
+                    return self.fail(
+                        op.name(),
+                        format!("there is no value {}", v.0),
+                        "values belong to the builder that made them",
+                    );
+                }
             }
         }
         for p in op.params() {
@@ -137,12 +154,17 @@ impl Builder {
             return self.fail("input", format!("there is no stream {}", on.0), "make it with `rows` first");
         }
         let ty = Type { rows: Some(on), tail: tail.to_vec(), dtype };
-        let existing = self.graph.nodes.iter().position(|n| matches!(&n.op, Op::Input { name: other } if other == name));
+        let existing =
+            self.graph.nodes.iter().position(|n| matches!(&n.op, Op::Input { name: other } if other == name));
         if let Some(i) = existing {
             if self.graph.nodes[i].ty == ty {
                 return Ok(Value(i as u32));
             }
-            return self.fail("input", format!("`{name}` was declared before with another type"), "declare each input once");
+            return self.fail(
+                "input",
+                format!("`{name}` was declared before with another type"),
+                "declare each input once",
+            );
         }
         self.push(Op::Input { name: name.to_owned() }, Vec::new(), ty)
     }
@@ -152,7 +174,11 @@ impl Builder {
         self.calls += 1;
         self.name_ok("enter", path)?;
         if !matches!(kind, "" | "block") {
-            return self.fail("enter", format!("unknown scope kind `{}`", kind.escape_default()), "kinds are `block` and the empty text");
+            return self.fail(
+                "enter",
+                format!("unknown scope kind `{}`", kind.escape_default()),
+                "kinds are `block` and the empty text",
+            );
         }
         if self.open.len() > 64 {
             return self.fail("enter", "scopes are nested more than 64 deep", "is an `exit` missing?");
@@ -162,7 +188,11 @@ impl Builder {
         let mut block = parent.block;
         if kind == "block" {
             if block.is_some() {
-                return self.fail("enter", "a block inside a block", "blocks are the cuts of the model and do not nest");
+                return self.fail(
+                    "enter",
+                    "a block inside a block",
+                    "blocks are the cuts of the model and do not nest",
+                );
             }
             block = Some(self.graph.blocks.len() as u32);
             self.graph.blocks.push(full.clone());
@@ -188,7 +218,11 @@ impl Builder {
         self.calls += 1;
         self.name_ok("output", name)?;
         if value.index() >= self.graph.nodes.len() {
-            return self.fail("output", format!("there is no value {}", value.0), "values belong to the builder that made them");
+            return self.fail(
+                "output",
+                format!("there is no value {}", value.0),
+                "values belong to the builder that made them",
+            );
         }
         if self.graph.output(name).is_some() {
             return self.fail("output", format!("`{name}` was published before"), "publish each result once");
@@ -202,7 +236,11 @@ impl Builder {
         self.calls += 1;
         match self.graph.nodes.get(value.index()) {
             Some(node) => Ok(node.ty.tail.clone()),
-            None => self.fail("shape", format!("there is no value {}", value.0), "values belong to the builder that made them"),
+            None => self.fail(
+                "shape",
+                format!("there is no value {}", value.0),
+                "values belong to the builder that made them",
+            ),
         }
     }
 
@@ -223,7 +261,11 @@ impl Builder {
                 return Ok(p);
             }
             let before = shape_text(false, &self.graph.param(p).shape);
-            return self.fail("load", format!("`{name}` was loaded before as {before}, now as {}", shape_text(false, tail)), "load a tied tensor with one shape");
+            return self.fail(
+                "load",
+                format!("`{name}` was loaded before as {before}, now as {}", shape_text(false, tail)),
+                "load a tied tensor with one shape",
+            );
         }
         let Some(info) = self.checkpoint.tensor(name) else {
             let near = nearest(name, self.checkpoint.0.keys().map(String::as_str)).map(str::to_owned);
@@ -237,7 +279,11 @@ impl Builder {
             let have: Vec<u32> = info.shape.iter().map(|&n| n as u32).collect();
             return self.fail(
                 "load",
-                format!("`{name}` is {} in the checkpoint, the model wants {}", shape_text(false, &have), shape_text(false, tail)),
+                format!(
+                    "`{name}` is {} in the checkpoint, the model wants {}",
+                    shape_text(false, &have),
+                    shape_text(false, tail)
+                ),
                 "config.json and the weights disagree, or the plugin reads a wrong size",
             );
         }
@@ -303,7 +349,11 @@ impl Builder {
     }
 
     fn eps_ok(&self, op: &str, eps: f32) -> Result<()> {
-        if eps.is_finite() && eps >= 0.0 { Ok(()) } else { self.fail(op, format!("eps is {eps}"), "a small number such as 1e-6") }
+        if eps.is_finite() && eps >= 0.0 {
+            Ok(())
+        } else {
+            self.fail(op, format!("eps is {eps}"), "a small number such as 1e-6")
+        }
     }
 
     /// Softmax over the last axis.
@@ -351,12 +401,24 @@ impl Builder {
     }
 
     /// Grouped-query attention. Option: `soft-cap` (cap * tanh(score / cap) before the softmax).
-    pub fn attention(&mut self, q: Value, k: Value, v: Value, mask: Mask, scale: f32, options: &Options) -> Result<Value> {
+    pub fn attention(
+        &mut self,
+        q: Value,
+        k: Value,
+        v: Value,
+        mask: Mask,
+        scale: f32,
+        options: &Options,
+    ) -> Result<Value> {
         let mut read = Reader::new(self, "attention", options);
         let soft_cap = read.number("soft-cap")?.map(|n| n as f32);
         read.done()?;
         let Some(&mask) = self.masks.get(mask.index()) else {
-            return self.fail("attention", format!("there is no mask {}", mask.0), "masks belong to the builder that made them");
+            return self.fail(
+                "attention",
+                format!("there is no mask {}", mask.0),
+                "masks belong to the builder that made them",
+            );
         };
         if !scale.is_finite() {
             return self.fail("attention", format!("scale is {scale}"), "usually 1 / sqrt(head size)");
@@ -378,7 +440,8 @@ impl Builder {
         let known = || Unary::ALL.iter().map(|(n, _)| *n);
         Unary::parse(name).ok_or_else(|| {
             let list = known().collect::<Vec<_>>().join(", ");
-            let hint = nearest(name, known()).map_or(format!("known: {list}"), |n| format!("did you mean `{n}`? Known: {list}"));
+            let hint = nearest(name, known())
+                .map_or(format!("known: {list}"), |n| format!("did you mean `{n}`? Known: {list}"));
             self.at(op, BuildError::new(format!("unknown function `{}`", name.escape_default())).hint(hint))
         })
     }
@@ -393,7 +456,11 @@ impl Builder {
     pub fn binary(&mut self, name: &str, a: Value, b: Value) -> Result<Value> {
         let Some(op) = Binary::parse(name) else {
             let list = Binary::ALL.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", ");
-            return self.fail("binary", format!("unknown function `{}`", name.escape_default()), &format!("known: {list}"));
+            return self.fail(
+                "binary",
+                format!("unknown function `{}`", name.escape_default()),
+                &format!("known: {list}"),
+            );
         };
         self.apply(Op::Binary(op), vec![a, b])
     }
@@ -408,12 +475,20 @@ impl Builder {
     pub fn reshape(&mut self, x: Value, tail: &[u32]) -> Result<Value> {
         self.calls += 1;
         let Some(node) = self.graph.nodes.get(x.index()) else {
-            return self.fail("reshape", format!("there is no value {}", x.0), "values belong to the builder that made them");
+            return self.fail(
+                "reshape",
+                format!("there is no value {}", x.0),
+                "values belong to the builder that made them",
+            );
         };
         let elements = tail.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::from(d)));
         if elements != Some(node.ty.width() as u64) {
             let from = shape_text(node.ty.rows.is_some(), &node.ty.tail);
-            return self.fail("reshape", format!("{from} does not have the elements of {}", shape_text(node.ty.rows.is_some(), tail)), "the product of the tail must stay");
+            return self.fail(
+                "reshape",
+                format!("{from} does not have the elements of {}", shape_text(node.ty.rows.is_some(), tail)),
+                "the product of the tail must stay",
+            );
         }
         let ty = Type { rows: node.ty.rows, tail: tail.to_vec(), dtype: node.ty.dtype };
         self.push(Op::Reshape, vec![x], ty)
@@ -424,7 +499,11 @@ impl Builder {
         let tail = self.shape(x)?;
         let total: u64 = sizes.iter().map(|&s| u64::from(s)).sum();
         if tail.get(axis as usize).is_none_or(|&n| u64::from(n) != total) {
-            return self.fail("split", format!("sizes {sizes:?} do not add up to tail axis {axis} of {}", shape_text(true, &tail)), "tail axes count from 0 after the rows");
+            return self.fail(
+                "split",
+                format!("sizes {sizes:?} do not add up to tail axis {axis} of {}", shape_text(true, &tail)),
+                "tail axes count from 0 after the rows",
+            );
         }
         let mut start = 0;
         sizes
@@ -446,8 +525,26 @@ impl Builder {
     pub fn supports(&mut self, op: &str) -> bool {
         self.calls += 1;
         const OPS: &[&str] = &[
-            "read", "embed", "linear", "logits", "rms-norm", "layer-norm", "l2-norm", "softmax", "rope", "mask-causal", "mask-all",
-            "mask-window", "attention", "scalar", "unary", "binary", "glu", "reshape", "split", "concat",
+            "read",
+            "embed",
+            "linear",
+            "logits",
+            "rms-norm",
+            "layer-norm",
+            "l2-norm",
+            "softmax",
+            "rope",
+            "mask-causal",
+            "mask-all",
+            "mask-window",
+            "attention",
+            "scalar",
+            "unary",
+            "binary",
+            "glu",
+            "reshape",
+            "split",
+            "concat",
         ];
         OPS.contains(&op)
     }
@@ -487,7 +584,11 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong<T>(&self, name: &str, want: &str) -> Result<T> {
-        self.builder.fail(self.op, format!("option `{name}` must be {want}"), "see the contract's description of the op")
+        self.builder.fail(
+            self.op,
+            format!("option `{name}` must be {want}"),
+            "see the contract's description of the op",
+        )
     }
 
     fn number(&mut self, name: &'static str) -> Result<Option<f64>> {
@@ -517,7 +618,11 @@ impl<'a> Reader<'a> {
     fn required(&mut self, name: &'static str) -> Result<f64> {
         match self.number(name)? {
             Some(n) if n > 0.0 => Ok(n),
-            _ => self.builder.fail(self.op, format!("this scaling needs the option `{name}`, a positive number"), "it stands in config.json under rope_parameters or rope_scaling"),
+            _ => self.builder.fail(
+                self.op,
+                format!("this scaling needs the option `{name}`, a positive number"),
+                "it stands in config.json under rope_parameters or rope_scaling",
+            ),
         }
     }
 
@@ -525,8 +630,10 @@ impl<'a> Reader<'a> {
         for (i, (name, _)) in self.options.iter().enumerate() {
             if !self.known.contains(&name.as_str()) {
                 let list = self.known.join(", ");
-                let hint = nearest(name, self.known.iter().copied())
-                    .map_or_else(|| if list.is_empty() { "this op takes no options".into() } else { format!("known here: {list}") }, |n| format!("did you mean `{n}`?"));
+                let hint = nearest(name, self.known.iter().copied()).map_or_else(
+                    || if list.is_empty() { "this op takes no options".into() } else { format!("known here: {list}") },
+                    |n| format!("did you mean `{n}`?"),
+                );
                 return self.builder.fail(self.op, format!("unknown option `{}`", name.escape_default()), &hint);
             }
             if self.options[..i].iter().any(|(other, _)| other == name) {
@@ -541,7 +648,10 @@ fn rope_scaling(read: &mut Reader<'_>) -> Result<RopeScaling> {
     let scaling = match read.text("scaling")?.unwrap_or("default") {
         "default" => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor: read.required("factor")? },
-        "dynamic" => RopeScaling::Dynamic { factor: read.required("factor")?, max_position: read.required("max-position")? as u32 },
+        "dynamic" => RopeScaling::Dynamic {
+            factor: read.required("factor")?,
+            max_position: read.required("max-position")? as u32,
+        },
         "llama3" => RopeScaling::Llama3 {
             factor: read.required("factor")?,
             low_frequency_factor: read.required("low-freq-factor")?,
@@ -553,7 +663,9 @@ fn rope_scaling(read: &mut Reader<'_>) -> Result<RopeScaling> {
             let (mscale, all) = (read.number("mscale")?, read.number("mscale-all-dim")?);
             let attention_factor = match (read.number("attention-factor")?, mscale, all) {
                 (Some(given), _, _) => given,
-                (None, Some(m), Some(a)) if m != 0.0 && a != 0.0 => yarn_magnitude(factor, m) / yarn_magnitude(factor, a),
+                (None, Some(m), Some(a)) if m != 0.0 && a != 0.0 => {
+                    yarn_magnitude(factor, m) / yarn_magnitude(factor, a)
+                }
                 _ => yarn_magnitude(factor, 1.0),
             };
             RopeScaling::Yarn {
@@ -567,7 +679,8 @@ fn rope_scaling(read: &mut Reader<'_>) -> Result<RopeScaling> {
         }
         other => {
             let known = ["default", "linear", "dynamic", "llama3", "yarn"];
-            let hint = nearest(other, known).map_or(format!("known: {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
+            let hint = nearest(other, known)
+                .map_or(format!("known: {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
             return read.builder.fail("rope", format!("unknown scaling `{}`", other.escape_default()), &hint);
         }
     };

@@ -47,7 +47,9 @@ impl<'e, 'g> Backward<'e, 'g> {
                 continue;
             }
             let node = graph.node(value);
-            if node.op.params().iter().any(|p| trainable.contains(p)) || node.inputs.iter().any(|v| needs_gradient.contains(v)) {
+            if node.op.params().iter().any(|p| trainable.contains(p))
+                || node.inputs.iter().any(|v| needs_gradient.contains(v))
+            {
                 needs_gradient.insert(value);
             }
             for input in &node.inputs {
@@ -65,7 +67,17 @@ impl<'e, 'g> Backward<'e, 'g> {
                 !matches!(op, Op::Input { .. }) && (block || is_cheap(op))
             })
             .collect();
-        Self { out, graph, made, again: HashMap::new(), gradients: HashMap::new(), trainable, needs_gradient, recomputed, live }
+        Self {
+            out,
+            graph,
+            made,
+            again: HashMap::new(),
+            gradients: HashMap::new(),
+            trainable,
+            needs_gradient,
+            recomputed,
+            live,
+        }
     }
 
     /// Emits the head and everything behind it.

@@ -78,7 +78,10 @@ pub enum MaskRule {
     /// Row i sees rows j <= i.
     Causal,
     /// Row i sees rows i-left <= j <= i+right.
-    Window { left: u32, right: u32 },
+    Window {
+        left: u32,
+        right: u32,
+    },
 }
 
 /// Pointwise functions of one operand.
@@ -168,31 +171,63 @@ impl Binary {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// A stream's input: `tokens`, `positions`.
-    Input { name: String },
+    Input {
+        name: String,
+    },
     /// A constant without rows, tail `[]`.
     Scalar(f64),
     /// A parameter as a value without rows.
     Read(Param),
     /// ids `[r]` int32, table `[vocabulary, width]` -> `[r, width]`.
-    Embed { table: Param },
+    Embed {
+        table: Param,
+    },
     /// x `[r, ..., in]`, weight `[out, in]`, bias `[out]` -> `[r, ..., out]`.
-    Linear { weight: Param, bias: Option<Param> },
+    Linear {
+        weight: Param,
+        bias: Option<Param>,
+    },
     /// `(base, x)`: base + scale * x·weightᵀ; what the LoRA rewrite adds behind a `Linear`.
-    LinearAdd { weight: Param, scale: f64 },
+    LinearAdd {
+        weight: Param,
+        scale: f64,
+    },
     /// Vocabulary head: `scale * x·tableᵀ`, then `cap * tanh(. / cap)` if capped.
-    Logits { table: Param, scale: f64, soft_cap: Option<f64> },
+    Logits {
+        table: Param,
+        scale: f64,
+        soft_cap: Option<f64>,
+    },
     /// x / sqrt(mean(x²) + eps) * (weight + offset) over the last axis; statistics in f32.
-    RmsNorm { weight: Option<Param>, eps: f32, offset: f32 },
+    RmsNorm {
+        weight: Option<Param>,
+        eps: f32,
+        offset: f32,
+    },
     /// (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
-    LayerNorm { weight: Option<Param>, bias: Option<Param>, eps: f32 },
+    LayerNorm {
+        weight: Option<Param>,
+        bias: Option<Param>,
+        eps: f32,
+    },
     /// x / sqrt(sum(x²) + eps) over the last axis.
-    L2Norm { eps: f32 },
+    L2Norm {
+        eps: f32,
+    },
     /// Over the last axis, in f32.
     Softmax,
     /// `(x [r, heads, d], positions [r])`: rotates the first `dims` of the last axis.
-    Rope { dims: u32, interleaved: bool, frequencies: RopeFrequencies },
+    Rope {
+        dims: u32,
+        interleaved: bool,
+        frequencies: RopeFrequencies,
+    },
     /// `(q [r, hq, d], k [r, hk, d], v [r, hk, dv])` -> `[r, hq, dv]`; hk divides hq.
-    Attention { mask: MaskRule, scale: f32, soft_cap: Option<f32> },
+    Attention {
+        mask: MaskRule,
+        scale: f32,
+        soft_cap: Option<f32>,
+    },
     Unary(Unary),
     /// Tails align on the right; see [`crate::shape::Broadcast`] for what is allowed.
     Binary(Binary),
@@ -201,11 +236,20 @@ pub enum Op {
     /// Same elements of a row in another tail.
     Reshape,
     /// Elements `start..end` of tail axis `axis`.
-    Slice { axis: u32, start: u32, end: u32 },
-    Concat { axis: u32 },
+    Slice {
+        axis: u32,
+        start: u32,
+        end: u32,
+    },
+    Concat {
+        axis: u32,
+    },
     /// Keeps an element with probability 1-p and scales it by 1/(1-p); only while training.
     /// `salt` tells one dropout of the graph from another.
-    Dropout { probability: f64, salt: u64 },
+    Dropout {
+        probability: f64,
+        salt: u64,
+    },
 }
 
 /// One node: an op on earlier values.

@@ -107,8 +107,10 @@ fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Result<Opti
 }
 
 fn whole(text: &str) -> Result<regex::Regex, BuildError> {
-    regex::Regex::new(&format!("^(?:{text})$"))
-        .map_err(|e| BuildError::new(format!("`{text}` is not a regular expression: {e}")).hint("it must match whole module paths such as `model.layers.0.self_attn.q_proj`"))
+    regex::Regex::new(&format!("^(?:{text})$")).map_err(|e| {
+        BuildError::new(format!("`{text}` is not a regular expression: {e}"))
+            .hint("it must match whole module paths such as `model.layers.0.self_attn.q_proj`")
+    })
 }
 
 /// Rewrites `graph`.
@@ -120,7 +122,9 @@ pub fn apply(graph: &Graph, config: &LoraConfig) -> Result<LoraGraph, BuildError
         return Err(BuildError::new("a LoRA rank of 0 trains nothing").hint("use --lora_rank 8, say"));
     }
     if !(0.0..1.0).contains(&config.dropout) {
-        return Err(BuildError::new(format!("lora_dropout is {}", config.dropout)).hint("a probability from 0 to below 1"));
+        return Err(
+            BuildError::new(format!("lora_dropout is {}", config.dropout)).hint("a probability from 0 to below 1")
+        );
     }
     let saved = saved_params(graph, config)?;
     let chosen = choose(graph, config, &saved)?;
@@ -166,7 +170,11 @@ pub fn apply(graph: &Graph, config: &LoraConfig) -> Result<LoraGraph, BuildError
                 let alpha = pattern(&config.alpha_pattern, &module)?.unwrap_or(config.alpha);
                 let divisor = if config.rslora { (rank as f64).sqrt() } else { rank as f64 };
                 let mut param = |part: &str, shape: Vec<u32>| {
-                    out.params.push(ParamInfo { name: format!("base_model.model.{module}.lora_{part}.weight"), shape, in_checkpoint: false });
+                    out.params.push(ParamInfo {
+                        name: format!("base_model.model.{module}.lora_{part}.weight"),
+                        shape,
+                        in_checkpoint: false,
+                    });
                     Param(out.params.len() as u32 - 1)
                 };
                 let a = param("A", vec![rank as u32, shape[1]]);
@@ -180,7 +188,12 @@ pub fn apply(graph: &Graph, config: &LoraConfig) -> Result<LoraGraph, BuildError
         if let Some(last) = x_type.tail.last_mut() {
             *last = rank as u32;
         }
-        out.nodes.push(Node { op: Op::Linear { weight: adapter.a, bias: None }, inputs: vec![source], ty: x_type, scope: node.scope });
+        out.nodes.push(Node {
+            op: Op::Linear { weight: adapter.a, bias: None },
+            inputs: vec![source],
+            ty: x_type,
+            scope: node.scope,
+        });
         let low = Value(out.nodes.len() as u32 - 1);
         out.nodes.push(Node {
             op: Op::LinearAdd { weight: adapter.b, scale: adapter.scale },
@@ -250,8 +263,11 @@ fn choose(graph: &Graph, config: &LoraConfig, saved: &[Param]) -> Result<std::co
     if config.targets != Targets::AllLinear
         && let Some(p) = others.iter().find(|p| matches(module(p)) && !saved.contains(p))
     {
-        return Err(BuildError::new(format!("`{}` is an embedding or vocabulary head: LoRA on it is not built", module(p)))
-            .hint("train it whole with --modules_to_save"));
+        return Err(BuildError::new(format!(
+            "`{}` is an embedding or vocabulary head: LoRA on it is not built",
+            module(p)
+        ))
+        .hint("train it whole with --modules_to_save"));
     }
     for name in &used {
         if !linears.iter().any(|p| names_match(module(p), std::slice::from_ref(name)).is_some()) {
@@ -263,9 +279,12 @@ fn choose(graph: &Graph, config: &LoraConfig, saved: &[Param]) -> Result<std::co
                 .hint(format!("{near}this model has {}", ends.join(", "))));
         }
     }
-    let chosen: std::collections::HashSet<Param> = linears.into_iter().filter(|p| matches(module(p)) && !saved.contains(p)).collect();
+    let chosen: std::collections::HashSet<Param> =
+        linears.into_iter().filter(|p| matches(module(p)) && !saved.contains(p)).collect();
     if chosen.is_empty() {
-        return Err(BuildError::new("no matrix of this model is targeted by LoRA").hint("use --target_modules all-linear"));
+        return Err(
+            BuildError::new("no matrix of this model is targeted by LoRA").hint("use --target_modules all-linear")
+        );
     }
     Ok(chosen)
 }

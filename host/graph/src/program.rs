@@ -118,11 +118,13 @@ pub struct Program {
 /// When there is none.
 pub fn head(graph: &Graph) -> Result<Value, BuildError> {
     let hint = "a causal language model ends in `output(\"logits\", logits(hidden, table))`";
-    let value = graph.output("logits").ok_or_else(|| BuildError::new("the model publishes no output `logits`").hint(hint))?;
+    let value =
+        graph.output("logits").ok_or_else(|| BuildError::new("the model publishes no output `logits`").hint(hint))?;
     if matches!(graph.node(value).op, Op::Logits { .. }) {
         return Ok(value);
     }
-    Err(BuildError::new(format!("the output `logits` is made by `{}`, not by `logits`", graph.node(value).op.name())).hint(hint))
+    Err(BuildError::new(format!("the output `logits` is made by `{}`, not by `logits`", graph.node(value).op.name()))
+        .hint(hint))
 }
 
 /// Collects steps; also used by the gradient table.
@@ -143,7 +145,15 @@ impl Emitter<'_> {
         self.slot(ty.width(), ty.rows.is_some())
     }
 
-    pub(crate) fn emit(&mut self, action: Action, node: Value, inputs: Vec<Slot>, outputs: Vec<Slot>, accumulate: Option<usize>, phase: Phase) {
+    pub(crate) fn emit(
+        &mut self,
+        action: Action,
+        node: Value,
+        inputs: Vec<Slot>,
+        outputs: Vec<Slot>,
+        accumulate: Option<usize>,
+        phase: Phase,
+    ) {
         self.steps.push(Step { action, node, inputs, outputs, accumulate, reuse: false, frees: Vec::new(), phase });
     }
 
@@ -182,8 +192,11 @@ impl Program {
             let slots = match &node.op {
                 Op::Input { name } => {
                     if node.ty.dtype != DataType::Int32 {
-                        return Err(BuildError::new(format!("the input `{name}` is {}, which this host cannot feed", node.ty.dtype.name()))
-                            .hint("causal language models take `tokens` and `positions`, both int32"));
+                        return Err(BuildError::new(format!(
+                            "the input `{name}` is {}, which this host cannot feed",
+                            node.ty.dtype.name()
+                        ))
+                        .hint("causal language models take `tokens` and `positions`, both int32"));
                     }
                     let slot = out.slot_like(value);
                     inputs.push((name.clone(), slot));
@@ -248,7 +261,8 @@ fn schedule_frees(steps: &mut [Step], external: &HashSet<Slot>) {
     let mut seen: HashSet<Slot> = external.clone();
     for step in steps.iter_mut().rev() {
         let accumulated = step.accumulate.map(|i| step.inputs[i]);
-        step.reuse = accumulated.is_some_and(|slot| !seen.contains(&slot) && step.inputs.iter().filter(|s| **s == slot).count() == 1);
+        step.reuse = accumulated
+            .is_some_and(|slot| !seen.contains(&slot) && step.inputs.iter().filter(|s| **s == slot).count() == 1);
         for &slot in step.inputs.iter().chain(&step.outputs) {
             if seen.insert(slot) && !(step.reuse && accumulated == Some(slot)) {
                 step.frees.push(slot);

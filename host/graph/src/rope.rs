@@ -7,13 +7,30 @@
 pub enum RopeScaling {
     Default,
     /// All frequencies divided by `factor` (position interpolation).
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// NTK: the base grows with the sequence once it is longer than `max_position`.
-    Dynamic { factor: f64, max_position: u32 },
+    Dynamic {
+        factor: f64,
+        max_position: u32,
+    },
     /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a ramp between.
-    Llama3 { factor: f64, low_frequency_factor: f64, high_frequency_factor: f64, original_max_position: u32 },
+    Llama3 {
+        factor: f64,
+        low_frequency_factor: f64,
+        high_frequency_factor: f64,
+        original_max_position: u32,
+    },
     /// YaRN (arXiv 2309.00071); `attention_factor` multiplies cos and sin.
-    Yarn { factor: f64, original_max_position: u32, beta_fast: f64, beta_slow: f64, attention_factor: f64, truncate: bool },
+    Yarn {
+        factor: f64,
+        original_max_position: u32,
+        beta_fast: f64,
+        beta_slow: f64,
+        attention_factor: f64,
+        truncate: bool,
+    },
 }
 
 /// Base and scaling of one rotary embedding.
@@ -67,7 +84,12 @@ impl RopeFrequencies {
         match self.scaling {
             RopeScaling::Default | RopeScaling::Dynamic { .. } => plain,
             RopeScaling::Linear { factor } => plain / factor,
-            RopeScaling::Llama3 { factor, low_frequency_factor: low, high_frequency_factor: high, original_max_position } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_frequency_factor: low,
+                high_frequency_factor: high,
+                original_max_position,
+            } => {
                 let original = f64::from(original_max_position);
                 let wavelength = std::f64::consts::TAU / plain;
                 if wavelength > original / low {
@@ -81,7 +103,8 @@ impl RopeFrequencies {
             }
             RopeScaling::Yarn { factor, original_max_position, beta_fast, beta_slow, truncate, .. } => {
                 let correction = |rotations: f64| {
-                    dims as f64 * (f64::from(original_max_position) / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+                    dims as f64 * (f64::from(original_max_position) / (rotations * std::f64::consts::TAU)).ln()
+                        / (2.0 * self.theta.ln())
                 };
                 let (mut low, mut high) = (correction(beta_fast), correction(beta_slow));
                 if truncate {
@@ -115,8 +138,12 @@ mod tests {
 
     #[test]
     fn llama3_keeps_short_and_divides_long_wavelengths() {
-        let scaling =
-            RopeScaling::Llama3 { factor: 8.0, low_frequency_factor: 1.0, high_frequency_factor: 4.0, original_max_position: 64 };
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_max_position: 64,
+        };
         let scaled = RopeFrequencies { theta: 5e5, scaling }.inverse(16, 10);
         let plain = RopeFrequencies { theta: 5e5, scaling: RopeScaling::Default }.inverse(16, 10);
         assert_eq!(scaled[0], plain[0]);

@@ -43,7 +43,8 @@ pub fn broadcast(a: &Type, b: &Type) -> Result<BroadcastRule, BuildError> {
             let ones = small.tail.iter().rev().take_while(|&&n| n == 1).count();
             &small.tail[..small.tail.len() - ones]
         };
-        (big.rows == small.rows && big.tail.len() >= small.tail.len() && big.tail.starts_with(core)).then_some(Broadcast::Span)
+        (big.rows == small.rows && big.tail.len() >= small.tail.len() && big.tail.starts_with(core))
+            .then_some(Broadcast::Span)
     };
     if let Some(kind) = one_way(a, b) {
         return Ok(BroadcastRule { kind, swapped: false });
@@ -104,7 +105,10 @@ fn float(ty: &Type, what: &str) -> Result<(), BuildError> {
 }
 
 fn with_rows(ty: &Type, what: &str) -> Result<Rows, BuildError> {
-    ty.rows.ok_or_else(|| BuildError::new(format!("{what} must have rows")).hint("parameters and scalars have none; use `embed` or a `linear` output"))
+    ty.rows.ok_or_else(|| {
+        BuildError::new(format!("{what} must have rows"))
+            .hint("parameters and scalars have none; use `embed` or a `linear` output")
+    })
 }
 
 fn vector(graph: &Graph, param: Option<crate::ir::Param>, length: usize, what: &str) -> Result<(), BuildError> {
@@ -126,7 +130,11 @@ fn infer_with(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Type, BuildErr
         Op::Concat { .. } => inputs.len().max(1),
         _ => 1,
     };
-    need(inputs.len() == count, &format!("takes {count} operands, got {}", inputs.len()), "see the contract's signature")?;
+    need(
+        inputs.len() == count,
+        &format!("takes {count} operands, got {}", inputs.len()),
+        "see the contract's signature",
+    )?;
     let compute = |rows, tail| Type { rows, tail, dtype: DataType::Compute };
     match op {
         Op::Input { .. } | Op::Reshape => Err(BuildError::new("has no shape rule of its own; its type is declared")),
@@ -134,7 +142,11 @@ fn infer_with(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Type, BuildErr
         Op::Read(p) => Ok(compute(None, graph.param(*p).shape.clone())),
         Op::Embed { table } => {
             let shape = &graph.param(*table).shape;
-            need(inputs[0].dtype == DataType::Int32 && inputs[0].tail.is_empty(), "ids must be [rows] int32", "pass the `tokens` input")?;
+            need(
+                inputs[0].dtype == DataType::Int32 && inputs[0].tail.is_empty(),
+                "ids must be [rows] int32",
+                "pass the `tokens` input",
+            )?;
             need(shape.len() == 2, "the table must be [vocabulary, width]", "load it with two axes")?;
             Ok(compute(Some(with_rows(inputs[0], "ids")?), vec![shape[1]]))
         }
@@ -194,7 +206,11 @@ fn infer_with(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Type, BuildErr
         Op::Concat { axis } => {
             let mut ty = (*inputs.first().ok_or_else(|| BuildError::new("needs at least one operand"))?).clone();
             let axis = *axis as usize;
-            need(axis < ty.tail.len(), &format!("there is no tail axis {axis}"), "tail axes count from 0 after the rows")?;
+            need(
+                axis < ty.tail.len(),
+                &format!("there is no tail axis {axis}"),
+                "tail axes count from 0 after the rows",
+            )?;
             let mut total: u64 = 0;
             for other in inputs {
                 let same = other.rows == ty.rows
@@ -215,7 +231,12 @@ fn normalised(x: &Type) -> Result<(), BuildError> {
     need(x.last() > 0 && !x.tail.is_empty(), "x needs a last axis to work along", "a [rows] value has none")
 }
 
-fn linear(graph: &Graph, x: &Type, weight: crate::ir::Param, bias: Option<crate::ir::Param>) -> Result<Type, BuildError> {
+fn linear(
+    graph: &Graph,
+    x: &Type,
+    weight: crate::ir::Param,
+    bias: Option<crate::ir::Param>,
+) -> Result<Type, BuildError> {
     float(x, "x")?;
     let rows = with_rows(x, "x")?;
     let shape = &graph.param(weight).shape;

@@ -38,7 +38,9 @@ pub fn verify(graph: &Graph) -> Result<(), BuildError> {
             return Err(fail(BuildError::new(format!("node {i} lies on a stream that does not exist"))));
         }
         if !ELEMENTS.contains(&node.ty.width()) {
-            return Err(fail(BuildError::new(format!("node {i} has an empty axis or rows of more than 2^40 elements"))));
+            return Err(fail(BuildError::new(format!(
+                "node {i} has an empty axis or rows of more than 2^40 elements"
+            ))));
         }
         let inputs: Vec<_> = node.inputs.iter().map(|v| graph.ty(*v)).collect();
         match &node.op {
@@ -53,13 +55,18 @@ pub fn verify(graph: &Graph) -> Result<(), BuildError> {
                     && inputs[0].dtype == node.ty.dtype
                     && inputs[0].width() == node.ty.width();
                 if !ok {
-                    return Err(fail(BuildError::new("a reshape must keep rows, element type and the elements of a row")));
+                    return Err(fail(BuildError::new(
+                        "a reshape must keep rows, element type and the elements of a row",
+                    )));
                 }
             }
             op => {
                 let ty = shape::infer(graph, op, &inputs).map_err(fail)?;
                 if ty != node.ty {
-                    return Err(fail(BuildError::new(format!("node {i} is declared as {:?} but its rule gives {ty:?}", node.ty))));
+                    return Err(fail(BuildError::new(format!(
+                        "node {i} is declared as {:?} but its rule gives {ty:?}",
+                        node.ty
+                    ))));
                 }
             }
         }
@@ -70,7 +77,10 @@ pub fn verify(graph: &Graph) -> Result<(), BuildError> {
             return Err(BuildError::new(format!("parameter `{}` stands twice", info.name)));
         }
         if !ELEMENTS.contains(&info.elements()) {
-            return Err(BuildError::new(format!("parameter `{}` has an empty axis or more than 2^40 elements", info.name)));
+            return Err(BuildError::new(format!(
+                "parameter `{}` has an empty axis or more than 2^40 elements",
+                info.name
+            )));
         }
     }
     let mut names = std::collections::HashSet::new();

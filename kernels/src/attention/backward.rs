@@ -22,10 +22,7 @@ struct Task {
 
 /// Keys of one split of a sequence; a multiple of the tile.
 fn split_size(length: usize) -> usize {
-    length
-        .div_ceil(MOST_SPLITS)
-        .next_multiple_of(TILE)
-        .max(2 * TILE)
+    length.div_ceil(MOST_SPLITS).next_multiple_of(TILE).max(2 * TILE)
 }
 
 /// Gradients of [`super::attention`], from its `out` and `logsumexp`. Shapes as there; `dq`, `dk` and `dv` are
@@ -47,36 +44,16 @@ pub fn attention_grad(
     shape.check("attention_grad");
     let rows: usize = sequence_lengths.iter().map(|length| *length as usize).sum();
     let query_width = shape.heads * shape.head_dim;
-    assert_eq!(
-        q.len(),
-        rows * query_width,
-        "attention_grad: q is not [rows, heads, head_dim]"
-    );
-    assert_eq!(
-        k.len(),
-        rows * shape.kv_heads * shape.head_dim,
-        "attention_grad: k is not [rows, kv_heads, head_dim]"
-    );
+    assert_eq!(q.len(), rows * query_width, "attention_grad: q is not [rows, heads, head_dim]");
+    assert_eq!(k.len(), rows * shape.kv_heads * shape.head_dim, "attention_grad: k is not [rows, kv_heads, head_dim]");
     assert_eq!(
         v.len(),
         rows * shape.kv_heads * shape.value_dim,
         "attention_grad: v is not [rows, kv_heads, value_dim]"
     );
-    assert_eq!(
-        out.len(),
-        rows * shape.heads * shape.value_dim,
-        "attention_grad: out is not [rows, heads, value_dim]"
-    );
-    assert_eq!(
-        dout.len(),
-        out.len(),
-        "attention_grad: dout is not [rows, heads, value_dim]"
-    );
-    assert_eq!(
-        logsumexp.len(),
-        rows * shape.heads,
-        "attention_grad: logsumexp is not [rows, heads]"
-    );
+    assert_eq!(out.len(), rows * shape.heads * shape.value_dim, "attention_grad: out is not [rows, heads, value_dim]");
+    assert_eq!(dout.len(), out.len(), "attention_grad: dout is not [rows, heads, value_dim]");
+    assert_eq!(logsumexp.len(), rows * shape.heads, "attention_grad: logsumexp is not [rows, heads]");
     assert_eq!(
         (dq.len(), dk.len(), dv.len()),
         (q.len(), k.len(), v.len()),
@@ -152,10 +129,7 @@ pub fn attention_grad(
                     let (dim, value_dim) = (shape.head_dim, shape.value_dim);
                     // SAFETY: each (key, key-value head) belongs to one task.
                     let (dk, dv) = unsafe {
-                        (
-                            dk.part(row * dim..(row + 1) * dim),
-                            dv.part(row * value_dim..(row + 1) * value_dim),
-                        )
+                        (dk.part(row * dim..(row + 1) * dim), dv.part(row * value_dim..(row + 1) * value_dim))
                     };
                     dk.copy_from_slice(&dkey[index * dim..(index + 1) * dim]);
                     dv.copy_from_slice(&dvalue[index * value_dim..(index + 1) * value_dim]);
@@ -171,10 +145,7 @@ pub fn attention_grad(
         let range = start * query_width..(start + length) * query_width;
         for split in 1..length.div_ceil(split_size(length)).max(1) {
             let base = (split - 1) * query_elements;
-            crate::add_assign(
-                &mut dq[range.clone()],
-                &partial[base + range.start..base + range.end],
-            );
+            crate::add_assign(&mut dq[range.clone()], &partial[base + range.start..base + range.end]);
         }
         start += length;
     }
@@ -221,56 +192,19 @@ fn gradients(
             let stacked_queries = &mut stacked_queries[..rows * dim];
             sequence.stack_queries(task.kv_head, queries.clone(), stacked_queries);
             let stacked_dout = &mut stacked_dout[..rows * value_dim];
-            stack(
-                saved.dout,
-                shape.heads,
-                value_dim,
-                first_head,
-                queries.clone(),
-                1.0,
-                stacked_dout,
-            );
+            stack(saved.dout, shape.heads, value_dim, first_head, queries.clone(), 1.0, stacked_dout);
             for start in keys.clone().step_by(TILE) {
                 let tile = start..(start + TILE).min(keys.end);
                 let width = tile.len();
                 let (scores, dscores) = (&mut scores[..rows * width], &mut dscores[..rows * width]);
                 let key = sequence.key_rows(task.kv_head, tile.clone());
                 let value = sequence.value_rows(task.kv_head, tile.clone());
-                let (queries_view, dout_view) = (
-                    View::rows(stacked_queries, dim),
-                    View::rows(stacked_dout, value_dim),
-                );
+                let (queries_view, dout_view) = (View::rows(stacked_queries, dim), View::rows(stacked_dout, value_dim));
                 let key_transposed = View::transposed(key.data, key.row);
                 let value_transposed = View::transposed(value.data, value.row);
-                product(
-                    rows,
-                    dim,
-                    width,
-                    queries_view,
-                    key_transposed,
-                    1.0,
-                    0.0,
-                    scores,
-                    width,
-                    false,
-                );
-                product(
-                    rows,
-                    value_dim,
-                    width,
-                    dout_view,
-                    value_transposed,
-                    1.0,
-                    0.0,
-                    dscores,
-                    width,
-                    false,
-                );
-                for (row, (p, dp)) in scores
-                    .chunks_exact_mut(width)
-                    .zip(dscores.chunks_exact_mut(width))
-                    .enumerate()
-                {
+                product(rows, dim, width, queries_view, key_transposed, 1.0, 0.0, scores, width, false);
+                product(rows, value_dim, width, dout_view, value_transposed, 1.0, 0.0, dscores, width, false);
+                for (row, (p, dp)) in scores.chunks_exact_mut(width).zip(dscores.chunks_exact_mut(width)).enumerate() {
                     let query = queries.start + row % count;
                     let statistic = query * shape.heads + first_head + row / count;
                     let visible = within(&sequence.visible(query), &tile);
@@ -285,56 +219,16 @@ fn gradients(
                 }
                 let at = tile.start - task.keys.start;
                 let (dkey, dvalue) = (&mut dkey[at * dim..], &mut dvalue[at * value_dim..]);
-                let (p_transposed, dp_transposed) = (
-                    View::transposed(scores, width),
-                    View::transposed(dscores, width),
-                );
-                product(
-                    width,
-                    rows,
-                    value_dim,
-                    p_transposed,
-                    dout_view,
-                    1.0,
-                    1.0,
-                    dvalue,
-                    value_dim,
-                    false,
-                );
+                let (p_transposed, dp_transposed) = (View::transposed(scores, width), View::transposed(dscores, width));
+                product(width, rows, value_dim, p_transposed, dout_view, 1.0, 1.0, dvalue, value_dim, false);
                 // The stacked queries carry the scale already.
-                product(
-                    width,
-                    rows,
-                    dim,
-                    dp_transposed,
-                    queries_view,
-                    1.0,
-                    1.0,
-                    dkey,
-                    dim,
-                    false,
-                );
+                product(width, rows, dim, dp_transposed, queries_view, 1.0, 1.0, dkey, dim, false);
                 let beta = if start == keys.start { 0.0 } else { 1.0 };
-                product(
-                    rows,
-                    width,
-                    dim,
-                    View::rows(dscores, width),
-                    key,
-                    shape.scale,
-                    beta,
-                    dquery,
-                    dim,
-                    false,
-                );
+                product(rows, width, dim, View::rows(dscores, width), key, shape.scale, beta, dquery, dim, false);
             }
         }
         for (index, gradient) in dquery.chunks_exact(dim).enumerate() {
-            write(
-                task.start + queries.start + index % count,
-                first_head + index / count,
-                gradient,
-            );
+            write(task.start + queries.start + index % count, first_head + index / count, gradient);
         }
     }
     (dkey, dvalue)

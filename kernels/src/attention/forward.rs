@@ -24,31 +24,11 @@ pub fn attention(
 ) {
     shape.check("attention");
     let rows: usize = sequence_lengths.iter().map(|length| *length as usize).sum();
-    assert_eq!(
-        q.len(),
-        rows * shape.heads * shape.head_dim,
-        "attention: q is not [rows, heads, head_dim]"
-    );
-    assert_eq!(
-        k.len(),
-        rows * shape.kv_heads * shape.head_dim,
-        "attention: k is not [rows, kv_heads, head_dim]"
-    );
-    assert_eq!(
-        v.len(),
-        rows * shape.kv_heads * shape.value_dim,
-        "attention: v is not [rows, kv_heads, value_dim]"
-    );
-    assert_eq!(
-        out.len(),
-        rows * shape.heads * shape.value_dim,
-        "attention: out is not [rows, heads, value_dim]"
-    );
-    assert_eq!(
-        logsumexp.len(),
-        rows * shape.heads,
-        "attention: logsumexp is not [rows, heads]"
-    );
+    assert_eq!(q.len(), rows * shape.heads * shape.head_dim, "attention: q is not [rows, heads, head_dim]");
+    assert_eq!(k.len(), rows * shape.kv_heads * shape.head_dim, "attention: k is not [rows, kv_heads, head_dim]");
+    assert_eq!(v.len(), rows * shape.kv_heads * shape.value_dim, "attention: v is not [rows, kv_heads, value_dim]");
+    assert_eq!(out.len(), rows * shape.heads * shape.value_dim, "attention: out is not [rows, heads, value_dim]");
+    assert_eq!(logsumexp.len(), rows * shape.heads, "attention: logsumexp is not [rows, heads]");
 
     let block = shape.queries_per_block();
     let mut tasks = Vec::new();
@@ -69,28 +49,16 @@ pub fn attention(
             let keys = sequence.visible_to_any(queries.clone());
             let block = attend(&sequence, kv_head, queries.clone(), keys);
             let count = queries.len();
-            for (index, values) in block
-                .values
-                .chunks_exact(shape.value_dim)
-                .take(block.rows)
-                .enumerate()
-            {
+            for (index, values) in block.values.chunks_exact(shape.value_dim).take(block.rows).enumerate() {
                 let head = kv_head * shape.group() + index / count;
                 let row = (start + queries.start + index % count) * shape.heads + head;
                 // SAFETY: each (row, head) belongs to one task.
                 let (out, logsumexp) = unsafe {
-                    (
-                        out.part(row * shape.value_dim..(row + 1) * shape.value_dim),
-                        logsumexp.part(row..row + 1),
-                    )
+                    (out.part(row * shape.value_dim..(row + 1) * shape.value_dim), logsumexp.part(row..row + 1))
                 };
                 let (maximum, sum) = block.statistics(index);
                 normalise(values, sum, out);
-                logsumexp[0] = if sum > 0.0 {
-                    maximum + sum.ln()
-                } else {
-                    f32::NEG_INFINITY
-                };
+                logsumexp[0] = if sum > 0.0 { maximum + sum.ln() } else { f32::NEG_INFINITY };
             }
         }
     });
@@ -135,11 +103,7 @@ pub fn attention_cached(
     shape.check("attention_cached");
     let new = q.len() / (shape.heads * shape.head_dim);
     let length = keys.len() / (shape.kv_heads * shape.head_dim);
-    assert_eq!(
-        q.len(),
-        new * shape.heads * shape.head_dim,
-        "attention_cached: q is not [n, heads, head_dim]"
-    );
+    assert_eq!(q.len(), new * shape.heads * shape.head_dim, "attention_cached: q is not [n, heads, head_dim]");
     assert_eq!(
         keys.len(),
         length * shape.kv_heads * shape.head_dim,
@@ -150,22 +114,10 @@ pub fn attention_cached(
         length * shape.kv_heads * shape.value_dim,
         "attention_cached: values are not [len, kv_heads, value_dim]"
     );
-    assert_eq!(
-        out.len(),
-        new * shape.heads * shape.value_dim,
-        "attention_cached: out is not [n, heads, value_dim]"
-    );
+    assert_eq!(out.len(), new * shape.heads * shape.value_dim, "attention_cached: out is not [n, heads, value_dim]");
     assert!(new <= length, "attention_cached: more queries than keys");
 
-    let sequence = Sequence {
-        shape,
-        mask,
-        queries: q,
-        keys,
-        values,
-        length,
-        offset: length - new,
-    };
+    let sequence = Sequence { shape, mask, queries: q, keys, values, length, offset: length - new };
     let block = shape.queries_per_block();
     // Long caches are split only where query blocks alone make few tasks.
     let may_split = new <= 2 * block;
@@ -173,11 +125,7 @@ pub fn attention_cached(
     for first in (0..new).step_by(block) {
         let queries = first..(first + block).min(new);
         let visible = sequence.visible_to_any(queries.clone());
-        let size = if may_split {
-            SPLIT
-        } else {
-            visible.len().max(1)
-        };
+        let size = if may_split { SPLIT } else { visible.len().max(1) };
         for kv_head in 0..shape.kv_heads {
             let splits: Vec<Range<usize>> = (visible.start..visible.end.max(visible.start + 1))
                 .step_by(size)
@@ -188,16 +136,13 @@ pub fn attention_cached(
     }
     let out = Shared::new(out);
     let run = |(queries, kv_head, splits): &(Range<usize>, usize, Vec<Range<usize>>)| {
-        let attend =
-            |keys: &Range<usize>| attend(&sequence, *kv_head, queries.clone(), keys.clone());
+        let attend = |keys: &Range<usize>| attend(&sequence, *kv_head, queries.clone(), keys.clone());
         let mut parts: Vec<Block> = if splits.len() == 1 {
             splits.iter().map(attend).collect()
         } else {
             splits.par_iter().map(attend).collect()
         };
-        let (first, others) = parts
-            .split_first_mut()
-            .expect("there is at least one split");
+        let (first, others) = parts.split_first_mut().expect("there is at least one split");
         let count = queries.len();
         for index in 0..first.rows {
             for other in &*others {
@@ -250,10 +195,7 @@ impl Block {
         let greatest = maximum.max(other_maximum);
         let (mine, theirs) = ((maximum - greatest).exp(), (other_maximum - greatest).exp());
         let range = row * dim..(row + 1) * dim;
-        for (value, other) in self.values[range.clone()]
-            .iter_mut()
-            .zip(&other.values[range])
-        {
+        for (value, other) in self.values[range.clone()].iter_mut().zip(&other.values[range]) {
             *value = *value * mine + other * theirs;
         }
         self.running[row] = greatest;
@@ -269,11 +211,7 @@ fn attend(sequence: &Sequence, kv_head: usize, queries: Range<usize>, keys: Rang
     let rows = shape.group() * count;
     let mut stacked = scratch(rows * dim);
     sequence.stack_queries(kv_head, queries.clone(), &mut stacked);
-    let mut block = Block {
-        rows,
-        values: scratch(rows * value_dim),
-        running: scratch(2 * rows),
-    };
+    let mut block = Block { rows, values: scratch(rows * value_dim), running: scratch(2 * rows) };
     block.running[..rows].fill(f32::NEG_INFINITY);
     block.running[rows..].fill(0.0);
     if keys.is_empty() {
@@ -288,48 +226,18 @@ fn attend(sequence: &Sequence, kv_head: usize, queries: Range<usize>, keys: Rang
         let scores = &mut scores[..rows * width];
         let key = sequence.key_rows(kv_head, tile.clone());
         let key = View::transposed(key.data, key.row);
-        product(
-            rows,
-            dim,
-            width,
-            View::rows(&stacked, dim),
-            key,
-            1.0,
-            0.0,
-            scores,
-            width,
-            false,
-        );
+        product(rows, dim, width, View::rows(&stacked, dim), key, 1.0, 0.0, scores, width, false);
         for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
             let visible = within(&sequence.visible(queries.start + row % count), &tile);
-            let shrink = softmax_step(
-                scores,
-                visible,
-                shape.soft_cap,
-                &mut maxima[row],
-                &mut sums[row],
-            );
+            let shrink = softmax_step(scores, visible, shape.soft_cap, &mut maxima[row], &mut sums[row]);
             if shrink != 1.0 && first > keys.start {
-                block.values[row * value_dim..(row + 1) * value_dim]
-                    .iter_mut()
-                    .for_each(|value| *value *= shrink);
+                block.values[row * value_dim..(row + 1) * value_dim].iter_mut().for_each(|value| *value *= shrink);
             }
         }
         let beta = if first == keys.start { 0.0 } else { 1.0 };
         let value = sequence.value_rows(kv_head, tile);
         let values = &mut block.values;
-        product(
-            rows,
-            width,
-            value_dim,
-            View::rows(scores, width),
-            value,
-            1.0,
-            beta,
-            values,
-            value_dim,
-            false,
-        );
+        product(rows, width, value_dim, View::rows(scores, width), value, 1.0, beta, values, value_dim, false);
     }
     block
 }

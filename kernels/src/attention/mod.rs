@@ -46,10 +46,9 @@ impl AttentionMask {
         let (low, high) = match self {
             AttentionMask::All => (0, keys),
             AttentionMask::Causal => (0, position + 1),
-            AttentionMask::Window { left, right } => (
-                position.saturating_sub(left as usize),
-                position.saturating_add(right as usize).saturating_add(1),
-            ),
+            AttentionMask::Window { left, right } => {
+                (position.saturating_sub(left as usize), position.saturating_add(right as usize).saturating_add(1))
+            }
         };
         low.min(keys)..high.min(keys)
     }
@@ -107,44 +106,22 @@ impl<'a> Sequence<'a> {
     /// Stacks the group's query rows, scaled, head after head: `out[group * queries, head_dim]`.
     fn stack_queries(&self, kv_head: usize, queries: Range<usize>, out: &mut [f32]) {
         let shape = self.shape;
-        stack(
-            self.queries,
-            shape.heads,
-            shape.head_dim,
-            kv_head * shape.group(),
-            queries,
-            shape.scale,
-            out,
-        );
+        stack(self.queries, shape.heads, shape.head_dim, kv_head * shape.group(), queries, shape.scale, out);
     }
 
     fn key_rows(&self, kv_head: usize, keys: Range<usize>) -> crate::matmul::View<'a> {
         let width = self.shape.kv_heads * self.shape.head_dim;
-        crate::matmul::View::rows(
-            &self.keys[keys.start * width + kv_head * self.shape.head_dim..],
-            width,
-        )
+        crate::matmul::View::rows(&self.keys[keys.start * width + kv_head * self.shape.head_dim..], width)
     }
 
     fn value_rows(&self, kv_head: usize, keys: Range<usize>) -> crate::matmul::View<'a> {
         let width = self.shape.kv_heads * self.shape.value_dim;
-        crate::matmul::View::rows(
-            &self.values[keys.start * width + kv_head * self.shape.value_dim..],
-            width,
-        )
+        crate::matmul::View::rows(&self.values[keys.start * width + kv_head * self.shape.value_dim..], width)
     }
 }
 
 /// Copies rows of several heads, starting at `first_head`, head after head, times `factor`; as many heads as fit `out`.
-fn stack(
-    x: &[f32],
-    heads: usize,
-    dim: usize,
-    first_head: usize,
-    rows: Range<usize>,
-    factor: f32,
-    out: &mut [f32],
-) {
+fn stack(x: &[f32], heads: usize, dim: usize, first_head: usize, rows: Range<usize>, factor: f32, out: &mut [f32]) {
     for (index, out) in out.chunks_exact_mut(dim).enumerate() {
         let head = first_head + index / rows.len();
         let row = rows.start + index % rows.len();

@@ -53,7 +53,11 @@ pub(crate) fn tokens(b: &mut Builder) -> (Value, Value) {
 
 /// A decoder of two blocks in Llama's shape with grouped heads: width 12, 4 query heads, 2 key heads, head size 6.
 pub(crate) fn decoder(window: Option<u32>) -> (Graph, MemoryWeights) {
-    let mut names: Vec<(String, Vec<usize>)> = vec![("embed.weight".into(), vec![17, 12]), ("norm.weight".into(), vec![12]), ("head.weight".into(), vec![17, 12])];
+    let mut names: Vec<(String, Vec<usize>)> = vec![
+        ("embed.weight".into(), vec![17, 12]),
+        ("norm.weight".into(), vec![12]),
+        ("head.weight".into(), vec![17, 12]),
+    ];
     for i in 0..2 {
         for (n, s) in [
             ("q", vec![24, 12]),
@@ -77,7 +81,8 @@ pub(crate) fn decoder(window: Option<u32>) -> (Graph, MemoryWeights) {
         let mut h = b.embed(t, table).unwrap();
         for i in 0..2 {
             b.enter(&format!("layers.{i}"), "block").unwrap();
-            let load = |b: &mut Builder, n: &str, s: &[u32]| -> Param { b.load(&format!("layers.{i}.{n}"), s).unwrap() };
+            let load =
+                |b: &mut Builder, n: &str, s: &[u32]| -> Param { b.load(&format!("layers.{i}.{n}"), s).unwrap() };
             let n1 = load(b, "norm1.weight", &[12]);
             let x = b.rms_norm(h, Some(n1), 1e-6, &[]).unwrap();
             let (wq, bq) = (load(b, "q.weight", &[24, 12]), load(b, "q.bias", &[24]));
