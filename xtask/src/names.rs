@@ -1,5 +1,6 @@
-//! Shortens a guest's table of function names: a stack shows the plugin's and the SDK's functions, so the standard
-//! library's names go, and the kept ones are written as people read them. Names are a fifth of a plugin otherwise.
+//! Takes out of a guest what nobody reads: a stack shows the plugin's and the SDK's functions, so the standard library's
+//! names go, and the kept ones are written as people read them; remarks of the tools go altogether. All of it together
+//! is a quarter of a plugin otherwise.
 
 use wasmparser::{KnownCustom, Name, Parser, Payload};
 
@@ -8,12 +9,42 @@ use crate::Result;
 /// Crates whose functions no stack shows.
 const LEFT_OUT: &[&str] = &["std::", "core::", "alloc::", "compiler_builtins::", "__rustc::", "rust_", "__rust", "_R"];
 
+/// Custom sections that say which tools made the file: `toolchain.txt` does. `component-name` names each import again.
+const REMARKS: &[&str] = &["producers", "target_features", "component-name"];
+
+/// The module or component without the sections that say what made it.
+pub(crate) fn without_remarks(wasm: &[u8]) -> Result<Vec<u8>> {
+    let mut out = wasm[..HEADER].to_vec();
+    let mut at = HEADER;
+    while at < wasm.len() {
+        let (content, end) = section(wasm, at)?;
+        let remark = wasm[at] == 0 && {
+            let (length, start) = read_number(wasm, content)?;
+            let name = wasm.get(start..start + length).ok_or(CUT)?;
+            REMARKS.iter().any(|remark| remark.as_bytes() == name)
+        };
+        if !remark {
+            out.extend(&wasm[at..end]);
+        }
+        at = end;
+    }
+    Ok(out)
+}
+
 /// The module with its `name` section rewritten to the functions worth showing.
 pub(crate) fn shorten(module: &[u8]) -> Result<Vec<u8>> {
     let mut kept: Vec<(u32, String)> = Vec::new();
-    let mut section = None;
+    let (mut section, mut imports) = (None, 0);
     for payload in Parser::new(0).parse_all(module) {
-        let Payload::CustomSection(custom) = payload? else { continue };
+        let custom = match payload? {
+            Payload::CustomSection(custom) => custom,
+            // A guest imports nothing but functions, which have the first indices; no stack shows one.
+            Payload::ImportSection(section) => {
+                imports = section.count();
+                continue;
+            }
+            _ => continue,
+        };
         let KnownCustom::Name(names) = custom.as_known() else { continue };
         section = Some(custom.range());
         for subsection in names {
@@ -21,8 +52,7 @@ pub(crate) fn shorten(module: &[u8]) -> Result<Vec<u8>> {
             for naming in functions {
                 let naming = naming?;
                 let name = format!("{:#}", rustc_demangle::demangle(naming.name));
-                let plain = name.trim_start_matches(['<', '&', '(', '[']);
-                if !LEFT_OUT.iter().any(|prefix| plain.starts_with(prefix)) {
+                if naming.index >= imports && !is_left_out(&name) {
                     kept.push((naming.index, name));
                 }
             }
@@ -52,28 +82,52 @@ pub(crate) fn shorten(module: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Bytes before the first section.
+const HEADER: usize = 8;
+const CUT: &str = "a module that ends inside a section";
+
+/// Whether every crate that the name mentions is left out: `<str as alloc::borrow::ToOwned>::to_owned` is.
+fn is_left_out(name: &str) -> bool {
+    let prefixed = |path: &str| LEFT_OUT.iter().any(|prefix| path.starts_with(prefix));
+    let mut paths = name
+        .split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+        .filter(|part| part.contains("::") && !part.starts_with("::"))
+        .peekable();
+    if paths.peek().is_some() { paths.all(prefixed) } else { prefixed(name) }
+}
+
 /// Where the section begins whose content begins at `content`: at the id in front of its length.
 fn header_start(module: &[u8], content: usize) -> Result<usize> {
-    let mut at = 8;
+    let mut at = HEADER;
     while at < content {
-        let start = at;
-        let (mut length, mut shift) = (0usize, 0);
-        at += 1;
-        loop {
-            let byte = *module.get(at).ok_or("a module that ends inside a section")?;
-            at += 1;
-            length |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
+        let (start, end) = section(module, at)?;
+        if start == content {
+            return Ok(at);
         }
-        if at == content {
-            return Ok(start);
-        }
-        at += length;
+        at = end;
     }
     Err("a section that the parser saw is not there".into())
+}
+
+/// Where the content of the section that starts at `at` begins and ends.
+fn section(wasm: &[u8], at: usize) -> Result<(usize, usize)> {
+    let (length, content) = read_number(wasm, at + 1)?;
+    let end = content + length;
+    if end > wasm.len() { Err(CUT.into()) } else { Ok((content, end)) }
+}
+
+/// Unsigned LEB128 at `at`, and where it ends.
+fn read_number(wasm: &[u8], mut at: usize) -> Result<(usize, usize)> {
+    let (mut value, mut shift) = (0usize, 0);
+    loop {
+        let byte = *wasm.get(at).ok_or(CUT)?;
+        at += 1;
+        value |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return Ok((value, at));
+        }
+    }
 }
 
 /// Unsigned LEB128.
@@ -93,6 +147,17 @@ fn text(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_mentions_only_the_standard_library_goes() {
+        for name in ["<str as alloc::borrow::ToOwned>::to_owned", "core::fmt::write", "<&T as core::fmt::Display>::fmt"]
+        {
+            assert!(is_left_out(name), "{name}");
+        }
+        for name in ["<a::Heap as core::alloc::GlobalAlloc>::alloc", "a::b::{{closure}}", "swift:model/x@0.1.0#build"] {
+            assert!(!is_left_out(name), "{name}");
+        }
+    }
 
     #[test]
     fn keeps_the_plugins_names_and_the_rest_of_the_module() {
@@ -130,6 +195,9 @@ mod tests {
         }
         assert_eq!(names, ["llama::build"]);
         assert!(short.ends_with(behind));
+        let mut remarked = short.clone();
+        remarked.extend(b"\0\x0b\x09producersx");
+        assert_eq!(without_remarks(&remarked).unwrap(), short);
         // What has no names stays as it is.
         assert_eq!(shorten(&module[..28]).unwrap(), module[..28]);
     }

@@ -143,8 +143,10 @@ fn compile(toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     let mut components = BTreeMap::new();
     for (package, file) in PLUGINS {
         let module = std::fs::read(target.join(TARGET).join("release").join(format!("{package}.wasm")))?;
-        let module = crate::names::shorten(&module)?;
+        let module = crate::names::without_remarks(&crate::names::shorten(&module)?)?;
         let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
+        let component = crate::names::without_remarks(&component)?;
+        wasmparser::validate(&component)?;
         for import in imports(&component)? {
             if !import.starts_with("swift:") {
                 return Err(format!("plugins/{package} imports `{import}`: a plugin may import only `swift:*`").into());

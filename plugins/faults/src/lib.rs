@@ -9,10 +9,10 @@ impl ModelFamily for Faults {
     const ARCHITECTURES: &'static [&'static str] = &[];
 
     fn build(g: &Graph, config: &Config) -> Result<()> {
-        let fault = config.optional_text("fault")?.unwrap_or_else(|| "none".into());
+        let fault = config.optional_text("fault")?.unwrap_or("none");
         let (tokens, _) = g.text();
         let (x, table) = g.embed("embed", tokens, 8, 4);
-        match fault.as_str() {
+        match fault {
             "none" => {}
             "loop" => spin(),
             // Also a loop, but one that asks the host for something each time round.

@@ -25,7 +25,7 @@ struct Model {
 impl Model {
     fn read(config: &Config) -> Result<Self> {
         // Only Mistral has a window, and only Llama has biases.
-        let mistral = config.optional_text("model_type")?.as_deref() == Some("mistral");
+        let mistral = config.optional_text("model_type")? == Some("mistral");
         config.refuse_all_but(if mistral { &["sliding_window"] } else { &["attention_bias", "mlp_bias"] })?;
         let window = match config.optional_size("sliding_window")? {
             // A Mistral config from before the key existed means 4096; null means none.

@@ -3,11 +3,14 @@
 
 use crate::json::Json;
 use crate::number;
+use crate::text::join;
 use std::fmt;
 
 /// Why a model cannot be built; shown to the user as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error(String);
+///
+/// A thin pointer that frees nothing: every `?` of a plugin would carry the code to free the message otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Error(&'static &'static str);
 
 /// The result of reading a config or building a family.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -15,13 +18,22 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error with this message.
     pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self::of(message.into().leak())
+    }
+
+    fn of(message: &'static str) -> Self {
+        Self(Box::leak(Box::new(message)))
+    }
+
+    /// The message.
+    pub fn message(self) -> &'static str {
+        self.0
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0)
     }
 }
 
@@ -101,11 +113,11 @@ const CHANGES_THE_MODEL: &[&str] = &[
 ];
 
 /// `config.json`, or an object inside it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Config {
-    entries: Vec<(String, Json)>,
+    entries: &'static [(&'static str, Json)],
     /// Keys that lead here, each followed by a dot.
-    path: String,
+    path: &'static str,
 }
 
 impl Config {
@@ -114,16 +126,17 @@ impl Config {
     /// # Errors
     /// When it is not a JSON object; with the line.
     pub fn parse(text: &str) -> Result<Self> {
-        match Json::parse(text) {
-            Ok(Json::Object(entries)) => Ok(Self { entries, path: String::new() }),
-            Ok(other) => Err(Error(format!("config.json: {} stands where an object is needed", other.show()))),
-            Err(error) => Err(Error(format!("config.json: {error}"))),
-        }
+        let message = match Json::parse(join(&[text])) {
+            Ok(Json::Object(entries)) => return Ok(Self { entries, path: "" }),
+            Ok(other) => join(&[other.show(), " stands where an object is needed"]),
+            Err(error) => error,
+        };
+        Err(Error::of(join(&["config.json: ", message])))
     }
 
     /// The keys of this object, in the file's order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(key, _)| key.as_str())
+    pub fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.entries.iter().map(|(key, _)| *key)
     }
 
     /// Whether the key is there, be it with null.
@@ -131,22 +144,27 @@ impl Config {
         self.entry(key).is_some()
     }
 
-    fn entry(&self, key: &str) -> Option<&Json> {
+    fn entry(&self, key: &str) -> Option<Json> {
         // As in Python, the last of two equal keys counts.
-        self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
+        self.entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 
     /// The value of a key; null counts as absent.
-    fn value(&self, key: &str) -> Option<&Json> {
-        self.entry(key).filter(|value| **value != Json::Null)
+    fn value(&self, key: &str) -> Option<Json> {
+        self.entry(key).filter(|value| !matches!(value, Json::Null))
     }
 
-    fn wrong(&self, key: &str, value: &Json, needed: &str) -> Error {
-        Error(format!("config.json: `{}{key}` is {}, {needed} is needed", self.path, value.show()))
+    /// `config.json: ` key `, then these parts.
+    fn about(&self, key: &str, first: &str, second: &str, third: &str) -> Error {
+        Error::of(join(&["config.json: `", self.path, key, "` is ", first, second, third]))
+    }
+
+    fn wrong(&self, key: &str, value: Json, needed: &str) -> Error {
+        self.about(key, join(&[value.show(), ", "]), needed, " is needed")
     }
 
     fn missing(&self, key: &str, needed: &str) -> Error {
-        Error(format!("config.json: `{}{key}` is missing, {needed} is needed", self.path))
+        self.about(key, "missing, ", needed, " is needed")
     }
 
     /// A positive whole number: a width, a count.
@@ -175,7 +193,7 @@ impl Config {
         };
         let size = match value {
             // `8192.0` is how some tools write a whole number.
-            Json::Number(text) => text.strip_suffix(".0").unwrap_or(text).parse::<u32>().ok().filter(|&size| size > 0),
+            Json::Number(text) => number::whole(text.strip_suffix(".0").unwrap_or(text)).filter(|&size| size > 0),
             _ => None,
         };
         size.map(Some).ok_or_else(|| self.wrong(key, value, SIZE))
@@ -227,7 +245,7 @@ impl Config {
     pub fn optional_flag(&self, key: &str) -> Result<Option<bool>> {
         match self.value(key) {
             None => Ok(None),
-            Some(Json::Flag(flag)) => Ok(Some(*flag)),
+            Some(Json::Flag(flag)) => Ok(Some(flag)),
             Some(value) => Err(self.wrong(key, value, "true or false")),
         }
     }
@@ -236,10 +254,10 @@ impl Config {
     ///
     /// # Errors
     /// When the value is something else.
-    pub fn optional_text(&self, key: &str) -> Result<Option<String>> {
+    pub fn optional_text(&self, key: &str) -> Result<Option<&'static str>> {
         match self.value(key) {
             None => Ok(None),
-            Some(Json::Text(text)) => Ok(Some(text.clone())),
+            Some(Json::Text(text)) => Ok(Some(text)),
             Some(value) => Err(self.wrong(key, value, "a text")),
         }
     }
@@ -248,21 +266,22 @@ impl Config {
     ///
     /// # Errors
     /// When the value is something else.
-    pub fn texts(&self, key: &str) -> Result<Option<Vec<String>>> {
+    pub fn texts(&self, key: &str) -> Result<Option<&'static [&'static str]>> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let texts = match value {
-            Json::List(items) => items
-                .iter()
-                .map(|item| match item {
-                    Json::Text(text) => Some(text.clone()),
-                    _ => None,
-                })
-                .collect(),
-            _ => None,
-        };
-        texts.map(Some).ok_or_else(|| self.wrong(key, value, "a list of texts"))
+        let mut texts = Vec::new();
+        if let Json::List(items) = value {
+            for item in items {
+                if let Json::Text(text) = item {
+                    texts.push(*text);
+                }
+            }
+            if texts.len() == items.len() {
+                return Ok(Some(texts.leak()));
+            }
+        }
+        Err(self.wrong(key, value, "a list of texts"))
     }
 
     /// An object inside this one, `None` for an absent, null or empty one.
@@ -273,9 +292,7 @@ impl Config {
         match self.value(key) {
             None => Ok(None),
             Some(Json::Object(entries)) if entries.is_empty() => Ok(None),
-            Some(Json::Object(entries)) => {
-                Ok(Some(Self { entries: entries.clone(), path: format!("{}{key}.", self.path) }))
-            }
+            Some(Json::Object(entries)) => Ok(Some(Self { entries, path: join(&[self.path, key, "."]) })),
             Some(value) => Err(self.wrong(key, value, "an object")),
         }
     }
@@ -285,23 +302,16 @@ impl Config {
     /// # Errors
     /// When it is not one that the contract has.
     pub fn activation(&self, key: &str) -> Result<&'static str> {
-        let name = self.optional_text(key)?.unwrap_or_else(|| "silu".into());
-        Ok(match name.as_str() {
-            "silu" | "swish" => "silu",
-            "gelu" => "gelu",
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => "gelu-tanh",
-            "relu" => "relu",
-            "relu2" => "relu2",
-            "sigmoid" => "sigmoid",
-            "tanh" => "tanh",
-            _ => {
-                return Err(Error(format!(
-                    "config.json: `{}{key}` is the activation \"{name}\", which is not built; \
-                     built are silu, gelu, gelu_new, gelu_pytorch_tanh, relu, relu2, sigmoid and tanh",
-                    self.path
-                )));
-            }
-        })
+        let name = self.optional_text(key)?.unwrap_or("silu");
+        match ACTIVATIONS.iter().find(|(config, _)| *config == name) {
+            Some((_, host)) => Ok(host),
+            None => Err(self.about(
+                key,
+                "the activation \"",
+                name,
+                "\", which is not built; built are silu, gelu, gelu_new, gelu_pytorch_tanh, relu, relu2, sigmoid and tanh",
+            )),
+        }
     }
 
     /// Refuses every key that changes the mathematics and stands at a value that is not neutral, but for those that
@@ -310,13 +320,9 @@ impl Config {
     /// # Errors
     /// Names the key and its value.
     pub fn refuse_all_but(&self, built: &[&str]) -> Result<()> {
-        for (key, value) in &self.entries {
-            if CHANGES_THE_MODEL.contains(&key.as_str()) && !built.contains(&key.as_str()) && !is_neutral(key, value) {
-                return Err(Error(format!(
-                    "config.json: `{}{key}` is {}, which changes the model in a way that this plugin does not build",
-                    self.path,
-                    value.show()
-                )));
+        for (key, value) in self.entries {
+            if CHANGES_THE_MODEL.contains(key) && !built.contains(key) && !is_neutral(key, value) {
+                return Err(self.refuse(key, "which changes the model in a way that this plugin does not build"));
             }
         }
         Ok(())
@@ -324,8 +330,8 @@ impl Config {
 
     /// An error about this key: `config.json: ` key ` is ` value `, ` what.
     pub fn refuse(&self, key: &str, what: &str) -> Error {
-        let shown = self.entry(key).map_or_else(|| "missing".into(), Json::show);
-        Error(format!("config.json: `{}{key}` is {shown}, {what}", self.path))
+        let shown = self.entry(key).map_or("missing", Json::show);
+        self.about(key, shown, ", ", what)
     }
 
     /// Whether the value of `key` is itself an object.
@@ -333,6 +339,20 @@ impl Config {
         matches!(self.entry(key), Some(Json::Object(_)))
     }
 }
+
+/// Activations as configs name them, and by the contract's names.
+const ACTIVATIONS: &[(&str, &str)] = &[
+    ("silu", "silu"),
+    ("swish", "silu"),
+    ("gelu", "gelu"),
+    ("gelu_new", "gelu-tanh"),
+    ("gelu_fast", "gelu-tanh"),
+    ("gelu_pytorch_tanh", "gelu-tanh"),
+    ("relu", "relu"),
+    ("relu2", "relu2"),
+    ("sigmoid", "sigmoid"),
+    ("tanh", "tanh"),
+];
 
 const SIZE: &str = "a positive whole number";
 const NUMBER: &str = "a number";
@@ -349,7 +369,7 @@ fn is_neutral(key: &str, value: &Json) -> bool {
         Json::Number(_) if key == "partial_rotary_factor" || key == "rotary_pct" || multiplier => stands_at(1.0),
         Json::Number(_) => stands_at(0.0),
         Json::Text(text) => text.is_empty(),
-        Json::List(items) => items.iter().all(|item| *item == Json::Text("full_attention".into())),
+        Json::List(items) => items.iter().all(|item| matches!(item, Json::Text("full_attention"))),
         Json::Object(entries) => entries.is_empty(),
     }
 }

@@ -2,19 +2,19 @@
 //!
 //! No call here returns an error: a call that the host refuses ends the trace there, and the host reports it.
 
-use std::cell::RefCell;
-use std::fmt::Display;
+use std::cell::Cell;
 use std::ops::{Add, Div, Mul, Sub};
 
 use crate::bindings::swift::model::graph::{Arg, Builder, Value};
 pub use crate::bindings::swift::model::types::{Dtype, Mask, Param, Rows};
+use crate::text::{decimal, join};
 use crate::{Config, Result, Rope};
 
 /// The graph being built. Calls inside [`Graph::scope`] and [`Graph::block`] name their parameters under its path.
 #[derive(Debug)]
 pub struct Graph<'a> {
     builder: &'a Builder,
-    path: RefCell<String>,
+    path: Cell<&'static str>,
 }
 
 /// A value of the graph: shape `[rows, ...tail]`. Copyable; `+`, `-`, `*`, `/` take another value or a number.
@@ -26,7 +26,7 @@ pub struct Tensor<'g> {
 
 impl<'a> Graph<'a> {
     pub(crate) fn new(builder: &'a Builder) -> Self {
-        Self { builder, path: RefCell::new(String::new()) }
+        Self { builder, path: Cell::new("") }
     }
 
     fn tensor(&self, value: Value) -> Tensor<'_> {
@@ -58,23 +58,27 @@ impl<'a> Graph<'a> {
 
     /// Runs `body` as block `index` of the list of layers `path`: a cut for recomputation and pipelining.
     pub fn block<'g, R>(&'g self, path: &str, index: u32, body: impl FnOnce(&'g Self) -> R) -> R {
-        self.inside(&format!("{path}.{index}"), "block", body)
+        self.inside(join(&[path, ".", decimal(index as usize)]), "block", body)
     }
 
     fn inside<'g, R>(&'g self, path: &str, kind: &str, body: impl FnOnce(&'g Self) -> R) -> R {
-        let outside = self.path.borrow().len();
-        *self.path.borrow_mut() = self.full(path);
-        self.builder.enter(path, kind);
+        let outside = self.enter(path, kind);
         let result = body(self);
         self.builder.exit();
-        self.path.borrow_mut().truncate(outside);
+        self.path.set(outside);
         result
     }
 
-    /// The checkpoint name of `name` in the current scope.
-    fn full(&self, name: impl Display) -> String {
-        let path = self.path.borrow();
-        if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+    #[inline(never)]
+    fn enter(&self, path: &str, kind: &str) -> &'static str {
+        self.builder.enter(path, kind);
+        self.path.replace(self.full(path, ""))
+    }
+
+    /// The checkpoint name of `name` followed by `suffix` in the current scope.
+    fn full(&self, name: &str, suffix: &str) -> &'static str {
+        let path = self.path.get();
+        join(&[path, if path.is_empty() { "" } else { "." }, name, suffix])
     }
 
     /// Publishes a result: "hidden", "logits".
@@ -91,12 +95,18 @@ impl<'a> Graph<'a> {
 
     /// Whether the checkpoint holds `name` in the current scope.
     pub fn has(&self, name: &str) -> bool {
-        self.builder.has(&self.full(name))
+        self.builder.has(self.full(name, ""))
     }
 
     /// The checkpoint tensor `name` of the current scope, which must have this shape.
     pub fn parameter(&self, name: &str, shape: &[u32]) -> Param {
-        self.builder.load(&self.full(name), shape)
+        self.parameter_of(name, "", shape)
+    }
+
+    /// The parameter `name` followed by `suffix`.
+    #[inline(never)]
+    fn parameter_of(&self, name: &str, suffix: &str, shape: &[u32]) -> Param {
+        self.builder.load(self.full(name, suffix), shape)
     }
 
     /// A parameter as a value without rows.
@@ -108,34 +118,34 @@ impl<'a> Graph<'a> {
 
     /// An embedding `name` with weight `[vocabulary, width]`: `[rows]` -> `[rows, width]`, and its table for a tied head.
     pub fn embed(&self, name: &str, ids: Tensor<'_>, vocabulary: u32, width: u32) -> (Tensor<'_>, Param) {
-        let table = self.parameter(&format!("{name}.weight"), &[vocabulary, width]);
+        let table = self.parameter_of(name, ".weight", &[vocabulary, width]);
         (self.tensor(self.builder.embed(ids.value, table)), table)
     }
 
     /// A linear layer `name` with weight `[out, in]` and perhaps a bias `[out]`: `[rows, ..., in]` -> `[rows, ..., out]`.
     pub fn linear(&self, name: &str, x: Tensor<'_>, out: u32, bias: bool) -> Tensor<'_> {
-        let weight = self.parameter(&format!("{name}.weight"), &[out, x.last()]);
-        let bias = bias.then(|| self.parameter(&format!("{name}.bias"), &[out]));
+        let weight = self.parameter_of(name, ".weight", &[out, x.last()]);
+        let bias = bias.then(|| self.parameter_of(name, ".bias", &[out]));
         self.tensor(self.builder.linear(x.value, weight, bias))
     }
 
     /// An RMS norm `name` over the last axis.
     pub fn rms_norm(&self, name: &str, x: Tensor<'_>, eps: f32) -> Tensor<'_> {
-        let weight = self.parameter(&format!("{name}.weight"), &[x.last()]);
+        let weight = self.parameter_of(name, ".weight", &[x.last()]);
         self.tensor(self.builder.rms_norm(x.value, Some(weight), eps, &[]))
     }
 
     /// An RMS norm `name` whose weight is stored as its distance from one (Gemma).
     pub fn rms_norm_plus_one(&self, name: &str, x: Tensor<'_>, eps: f32) -> Tensor<'_> {
-        let weight = self.parameter(&format!("{name}.weight"), &[x.last()]);
+        let weight = self.parameter_of(name, ".weight", &[x.last()]);
         let offset = [("offset".to_owned(), Arg::Num(1.0))];
         self.tensor(self.builder.rms_norm(x.value, Some(weight), eps, &offset))
     }
 
     /// A layer norm `name` over the last axis.
     pub fn layer_norm(&self, name: &str, x: Tensor<'_>, eps: f32, bias: bool) -> Tensor<'_> {
-        let weight = self.parameter(&format!("{name}.weight"), &[x.last()]);
-        let bias = bias.then(|| self.parameter(&format!("{name}.bias"), &[x.last()]));
+        let weight = self.parameter_of(name, ".weight", &[x.last()]);
+        let bias = bias.then(|| self.parameter_of(name, ".bias", &[x.last()]));
         self.tensor(self.builder.layer_norm(x.value, Some(weight), bias, eps))
     }
 

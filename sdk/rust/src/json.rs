@@ -3,17 +3,18 @@
 //! Numbers stay as they are written, so that messages quote the file and nothing is rounded twice.
 
 use crate::number::is_number;
+use crate::text::{decimal, join};
 
-/// A JSON value; objects keep the file's order.
-#[derive(Debug, Clone, PartialEq)]
+/// A JSON value; objects keep the file's order. Copyable: it points into the text, which is never freed.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Json {
     Null,
     Flag(bool),
     /// The number's text.
-    Number(String),
-    Text(String),
-    List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    Number(&'static str),
+    Text(&'static str),
+    List(&'static [Json]),
+    Object(&'static [(&'static str, Json)]),
 }
 
 /// Deeper than any config, and shallow enough for the stack.
@@ -21,7 +22,7 @@ const MAX_DEPTH: u32 = 64;
 
 impl Json {
     /// Reads one value and nothing after it. The error says at which line.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &'static str) -> Result<Self, &'static str> {
         let mut reader = Reader { text, at: 0 };
         let value = reader.value(0)?;
         reader.space();
@@ -32,35 +33,37 @@ impl Json {
     }
 
     /// As short text for a message.
-    pub(crate) fn show(&self) -> String {
+    pub(crate) fn show(self) -> &'static str {
         match self {
-            Self::Null => "null".into(),
-            Self::Flag(flag) => flag.to_string(),
-            Self::Number(text) => text.clone(),
-            Self::Text(text) => format!("\"{text}\""),
-            Self::List(items) => format!("a list of {}", items.len()),
-            Self::Object(_) => "an object".into(),
+            Self::Null => "null",
+            Self::Flag(true) => "true",
+            Self::Flag(false) => "false",
+            Self::Number(text) => text,
+            Self::Text(text) => join(&["\"", text, "\""]),
+            Self::List(items) => join(&["a list of ", decimal(items.len())]),
+            Self::Object(_) => "an object",
         }
     }
 }
 
-struct Reader<'a> {
-    text: &'a str,
+struct Reader {
+    text: &'static str,
     at: usize,
 }
 
-impl Reader<'_> {
-    fn error(&self, what: &str) -> String {
+impl Reader {
+    fn error(&self, what: &str) -> &'static str {
         let line = 1 + self.text.bytes().take(self.at).filter(|&b| b == b'\n').count();
-        format!("line {line}: {what}")
+        join(&["line ", decimal(line), ": ", what])
     }
 
+    #[inline(never)]
     fn peek(&self) -> u8 {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
     /// What was read since `start`; `get`, since a slice that may panic drags in half of the formatting code.
-    fn since(&self, start: usize) -> &str {
+    fn since(&self, start: usize) -> &'static str {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
@@ -77,7 +80,7 @@ impl Reader<'_> {
         found
     }
 
-    fn value(&mut self, depth: u32) -> Result<Json, String> {
+    fn value(&mut self, depth: u32) -> Result<Json, &'static str> {
         if depth > MAX_DEPTH {
             return Err(self.error("nested too deep"));
         }
@@ -90,11 +93,11 @@ impl Reader<'_> {
         }
     }
 
-    fn object(&mut self, depth: u32) -> Result<Json, String> {
+    fn object(&mut self, depth: u32) -> Result<Json, &'static str> {
         self.at += 1;
         let mut entries = Vec::new();
         if self.take(b'}') {
-            return Ok(Json::Object(entries));
+            return Ok(Json::Object(entries.leak()));
         }
         loop {
             self.space();
@@ -107,7 +110,7 @@ impl Reader<'_> {
             }
             entries.push((key, self.value(depth + 1)?));
             if self.take(b'}') {
-                return Ok(Json::Object(entries));
+                return Ok(Json::Object(entries.leak()));
             }
             if !self.take(b',') {
                 return Err(self.error("`,` or `}` is missing"));
@@ -115,16 +118,16 @@ impl Reader<'_> {
         }
     }
 
-    fn list(&mut self, depth: u32) -> Result<Json, String> {
+    fn list(&mut self, depth: u32) -> Result<Json, &'static str> {
         self.at += 1;
         let mut items = Vec::new();
         if self.take(b']') {
-            return Ok(Json::List(items));
+            return Ok(Json::List(items.leak()));
         }
         loop {
             items.push(self.value(depth + 1)?);
             if self.take(b']') {
-                return Ok(Json::List(items));
+                return Ok(Json::List(items.leak()));
             }
             if !self.take(b',') {
                 return Err(self.error("`,` or `]` is missing"));
@@ -132,7 +135,7 @@ impl Reader<'_> {
         }
     }
 
-    fn string(&mut self) -> Result<String, String> {
+    fn string(&mut self) -> Result<&'static str, &'static str> {
         self.at += 1;
         let mut out = String::new();
         loop {
@@ -140,12 +143,13 @@ impl Reader<'_> {
             while !matches!(self.peek(), b'"' | b'\\' | 0) {
                 self.at += 1;
             }
-            out.push_str(self.since(start));
+            let piece = self.since(start);
+            if self.peek() == b'"' {
+                self.at += 1;
+                return Ok(if out.is_empty() { piece } else { join(&[&out, piece]) });
+            }
+            out.push_str(piece);
             match self.peek() {
-                b'"' => {
-                    self.at += 1;
-                    return Ok(out);
-                }
                 b'\\' => {
                     self.at += 1;
                     let escape = self.peek();
@@ -167,7 +171,7 @@ impl Reader<'_> {
     }
 
     /// The four digits after `\u`, and the second half of a surrogate pair.
-    fn unicode(&mut self) -> Result<char, String> {
+    fn unicode(&mut self) -> Result<char, &'static str> {
         let first = self.hex()?;
         let code = if (0xd800..0xdc00).contains(&first)
             && self.text.get(self.at..).is_some_and(|rest| rest.starts_with("\\u"))
@@ -181,13 +185,21 @@ impl Reader<'_> {
         Ok(char::from_u32(code).unwrap_or('\u{fffd}'))
     }
 
-    fn hex(&mut self) -> Result<u32, String> {
-        let digits = self.text.get(self.at..self.at + 4).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        self.at += 4;
-        digits.ok_or_else(|| "`\\u` without four digits".to_owned())
+    fn hex(&mut self) -> Result<u32, &'static str> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit = match self.peek() {
+                digit @ b'0'..=b'9' => digit - b'0',
+                letter @ (b'a'..=b'f' | b'A'..=b'F') => (letter & 7) + 9,
+                _ => return Err("`\\u` without four digits"),
+            };
+            code = code * 16 + u32::from(digit);
+            self.at += 1;
+        }
+        Ok(code)
     }
 
-    fn word(&mut self) -> Result<Json, String> {
+    fn word(&mut self) -> Result<Json, &'static str> {
         let start = self.at;
         while matches!(self.peek(), b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+' | b'-' | b'.') {
             self.at += 1;
@@ -196,7 +208,7 @@ impl Reader<'_> {
             "null" => Ok(Json::Null),
             "true" => Ok(Json::Flag(true)),
             "false" => Ok(Json::Flag(false)),
-            word if is_number(word) => Ok(Json::Number(word.to_owned())),
+            word if is_number(word) => Ok(Json::Number(word)),
             _ => {
                 self.at = start;
                 Err(self.error("not a JSON value"))
@@ -214,12 +226,9 @@ mod tests {
         let text = r#" {"a": [1, -2.5e-3, Infinity], "b": {"c": "x\n\u00e9\ud83d\ude00\"", "d": null}, "e": true} "#;
         let value = Json::parse(text).unwrap();
         let Json::Object(entries) = value else { panic!("an object") };
-        let numbers = ["1", "-2.5e-3", "Infinity"].map(|n| Json::Number(n.into()));
-        assert_eq!(entries[0], ("a".into(), Json::List(numbers.into())));
-        assert_eq!(
-            entries[1].1,
-            Json::Object(vec![("c".into(), Json::Text("x\né😀\"".into())), ("d".into(), Json::Null)])
-        );
+        let numbers = ["1", "-2.5e-3", "Infinity"].map(Json::Number);
+        assert_eq!(entries[0], ("a", Json::List(numbers.to_vec().leak())));
+        assert_eq!(entries[1].1, Json::Object(&[("c", Json::Text("x\né😀\"")), ("d", Json::Null)]));
         assert_eq!(entries[2].1, Json::Flag(true));
     }
 
@@ -228,7 +237,7 @@ mod tests {
         assert_eq!(Json::parse("{\n\"a\": 1\n\"b\": 2}").unwrap_err(), "line 3: `,` or `}` is missing");
         assert_eq!(Json::parse("{\"a\": nul}").unwrap_err(), "line 1: not a JSON value");
         assert_eq!(Json::parse("[1] 2").unwrap_err(), "line 1: something follows the end of the document");
-        assert_eq!(Json::parse(&"[".repeat(100)).unwrap_err(), "line 1: nested too deep");
+        assert_eq!(Json::parse("[".repeat(100).leak()).unwrap_err(), "line 1: nested too deep");
         for broken in ["", "{", "[1,", "\"a", "\"\\u12\"", "{\"a\" 1}", "{1: 2}", "\"\\", "\"\\ué000\""] {
             assert!(Json::parse(broken).is_err(), "{broken}");
         }

@@ -33,6 +33,7 @@ mod graph;
 mod json;
 mod number;
 mod rope;
+mod text;
 mod windows;
 
 pub use config::{Config, Error, Result};
@@ -101,13 +102,16 @@ macro_rules! export_family {
 #[doc(hidden)]
 pub mod runtime {
     use super::{Config, Graph, ModelFamily, bindings::swift::model::graph};
+    use crate::text::{decimal, join};
 
     /// Without a hook a panic would be a bare `unreachable`: there is no standard error stream.
     fn install_panic_hook() {
         std::panic::set_hook(Box::new(|info| {
-            let place = info.location().map_or_else(String::new, |at| format!("{}:{}: ", at.file(), at.line()));
             let message = info.payload_as_str().unwrap_or("panic without a message");
-            graph::abort(&format!("{place}{message}"));
+            graph::abort(match info.location() {
+                Some(at) => join(&[at.file(), ":", decimal(at.line() as usize), ": ", message]),
+                None => message,
+            });
         }));
     }
 
@@ -115,10 +119,10 @@ pub mod runtime {
         install_panic_hook();
         let config = Config::parse(config).ok()?;
         match config.optional_text("model_type").ok()? {
-            Some(model_type) => F::MODEL_TYPES.contains(&model_type.as_str()).then_some(model_type),
+            Some(model_type) => F::MODEL_TYPES.contains(&model_type).then(|| model_type.to_owned()),
             None => {
                 let named = config.texts("architectures").ok()??;
-                let claimed = named.iter().any(|name| F::ARCHITECTURES.contains(&name.as_str()));
+                let claimed = named.iter().any(|name| F::ARCHITECTURES.contains(name));
                 claimed.then(|| F::MODEL_TYPES[0].to_owned())
             }
         }
@@ -127,9 +131,13 @@ pub mod runtime {
     pub fn build<F: ModelFamily>(config: &str, task: &str, builder: &graph::Builder) -> Result<(), String> {
         install_panic_hook();
         if !F::TASKS.contains(&task) {
-            return Err(format!("the task `{task}` is not built; this family builds {}", F::TASKS.join(", ")));
+            let mut built = "";
+            for one in F::TASKS {
+                built = if built.is_empty() { one } else { join(&[built, ", ", one]) };
+            }
+            return Err(join(&["the task `", task, "` is not built; this family builds ", built]).to_owned());
         }
-        let config = Config::parse(config).map_err(|error| error.to_string())?;
-        F::build(&Graph::new(builder), &config).map_err(|error| error.to_string())
+        let config = Config::parse(config).map_err(|error| error.message().to_owned())?;
+        F::build(&Graph::new(builder), &config).map_err(|error| error.message().to_owned())
     }
 }

@@ -1,80 +1,135 @@
 //! Decimal text to f64, correctly rounded, without the standard library's tables, which are as large as a plugin.
 
-use std::borrow::Cow;
-
-/// Powers of five up to here fit 64 bits.
+/// Powers of five up to here fit 63 bits.
 const LARGEST_POWER: i32 = 27;
+/// Numbers of this many digits fit 64 bits.
+const MOST_DIGITS: u32 = 19;
+
+/// whole * 10^power, where `whole` does not end in zero; it has wrapped where `digits` are too many.
+struct Decimal {
+    whole: u64,
+    digits: u32,
+    power: i32,
+}
 
 /// Whether `text` is written as a number of JSON, or as one of Python's `NaN`, `Infinity` and `-Infinity`.
 pub(crate) fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
-    matches!(unsigned, "NaN" | "Infinity") || digits_and_power(unsigned).is_some()
+    matches!(unsigned, "NaN" | "Infinity") || read(unsigned.as_bytes()).is_some()
 }
 
 /// The value of a number of JSON; `None` for text that is none, more than 19 significant digits, or a power of ten
 /// beyond 27: no config has such a number where it counts.
 pub(crate) fn parse(text: &str) -> Option<f64> {
-    let (negative, unsigned) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
+    let (sign, unsigned) = match text.as_bytes() {
+        [b'-', rest @ ..] => (-1.0, rest),
+        all => (1.0, all),
     };
-    let (digits, power) = digits_and_power(unsigned)?;
-    let digits = digits.trim_start_matches('0');
-    if digits.is_empty() {
-        return Some(if negative { -0.0 } else { 0.0 });
+    let Decimal { whole, digits, power } = read(unsigned)?;
+    if whole == 0 {
+        return Some(sign * 0.0);
     }
-    let shortened = digits.trim_end_matches('0');
-    let power = power + (digits.len() - shortened.len()) as i32;
-    if shortened.len() > 19 || power.abs() > LARGEST_POWER {
+    if digits > MOST_DIGITS || power.abs() > LARGEST_POWER {
         return None;
     }
-    let whole = shortened.bytes().fold(0u64, |whole, digit| whole * 10 + u64::from(digit - b'0'));
-    let five = 5u64.pow(power.unsigned_abs());
-    // whole * 10^power is whole * 5^power * 2^power. The first product is kept exact, or with a last bit that says
-    // whether something was cut off; the conversion rounds once; the power of two is exact.
-    let value = if power >= 0 {
-        (u128::from(whole) * u128::from(five)) as f64 * power_of_two(power)
-    } else {
-        let shift = u128::from(whole).leading_zeros() as i32;
-        let wide = u128::from(whole) << shift;
-        let (quotient, rest) = (wide / u128::from(five), wide % u128::from(five));
-        (quotient | u128::from(rest != 0)) as f64 * power_of_two(power - shift)
-    };
-    Some(if negative { -value } else { value })
-}
-
-/// 2^power for the exponents of normal numbers.
-fn power_of_two(power: i32) -> f64 {
-    f64::from_bits(((1023 + power) as u64) << 52)
-}
-
-/// All digits as one whole number and the power of ten behind it.
-fn digits_and_power(text: &str) -> Option<(Cow<'_, str>, i32)> {
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, whole(exponent)?),
-        None => (text, 0),
-    };
-    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match mantissa.split_once('.') {
-        None => all_digits(mantissa).then_some((Cow::Borrowed(mantissa), exponent)),
-        Some((before, after)) if all_digits(before) && all_digits(after) => {
-            let mut digits = before.to_owned();
-            digits.push_str(after);
-            Some((Cow::Owned(digits), exponent - i32::try_from(after.len()).ok()?))
-        }
-        Some(_) => None,
+    let mut five = 1u64;
+    for _ in 0..power.unsigned_abs() {
+        five *= 5;
     }
+    // whole * 10^power is whole * 5^power * 2^power. The first product is kept exact, or to more bits than f64 has with
+    // a last bit that says whether something was cut off; the conversion rounds once; the power of two is exact.
+    let (value, exponent) = if power >= 0 { multiply(whole, five) } else { divide(whole, five) };
+    Some(sign * value as f64 * f64::from_bits(((1023 + power + exponent) as u64) << 52))
+}
+
+/// a * b as value * 2^exponent.
+fn multiply(a: u64, b: u64) -> (u64, i32) {
+    let product = u128::from(a) * u128::from(b);
+    let (high, low) = ((product >> 64) as u64, product as u64);
+    if high == 0 {
+        return (low, 0);
+    }
+    let shift = high.leading_zeros();
+    let top = if shift == 0 { high } else { high << shift | low >> (64 - shift) };
+    (top | u64::from(low << shift != 0), 64 - shift as i32)
+}
+
+/// a / b as value * 2^exponent, for b below 2^63 and a above 0: one bit after another.
+fn divide(a: u64, b: u64) -> (u64, i32) {
+    let (mut quotient, mut rest, mut steps) = (0u64, 0u64, 0);
+    while steps < 64 || quotient >> 62 == 0 {
+        let bit = if steps < 64 { a >> (63 - steps) & 1 } else { 0 };
+        rest = rest << 1 | bit;
+        quotient <<= 1;
+        if rest >= b {
+            rest -= b;
+            quotient |= 1;
+        }
+        steps += 1;
+    }
+    (quotient | u64::from(rest != 0), 64 - steps)
+}
+
+/// A number of JSON without its sign.
+fn read(text: &[u8]) -> Option<Decimal> {
+    let mut decimal = Decimal { whole: 0, digits: 0, power: 0 };
+    // Zeros count only once another digit follows.
+    let mut zeros = 0;
+    // Digits since the start or the point, and whether there was a point.
+    let (mut run, mut point) = (0, false);
+    let mut exponent = 0;
+    for (at, &byte) in text.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => {
+                run += 1;
+                decimal.power -= i32::from(point);
+                zeros += 1;
+                if byte != b'0' {
+                    let shift = if decimal.whole == 0 { 1 } else { zeros };
+                    for _ in 0..shift {
+                        decimal.whole = decimal.whole.wrapping_mul(10);
+                    }
+                    decimal.whole = decimal.whole.wrapping_add(u64::from(byte - b'0'));
+                    decimal.digits += shift;
+                    zeros = 0;
+                }
+            }
+            b'.' if !point && run > 0 => (run, point) = (0, true),
+            b'e' | b'E' if run > 0 => {
+                exponent = read_exponent(text.get(at + 1..)?)?;
+                break;
+            }
+            _ => return None,
+        }
+    }
+    decimal.power += exponent + zeros as i32;
+    (run > 0).then_some(decimal)
 }
 
 /// A signed whole number of at most four digits.
-fn whole(text: &str) -> Option<i32> {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
+fn read_exponent(text: &[u8]) -> Option<i32> {
+    let (sign, digits) = match text {
+        [b'-', rest @ ..] => (-1, rest),
+        [b'+', rest @ ..] => (1, rest),
+        all => (1, all),
     };
-    let fits = (1..=4).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let number = digits.bytes().fold(0, |number, digit| number * 10 + i32::from(digit & 15));
-    fits.then_some(if negative { -number } else { number })
+    if digits.len() > 4 { None } else { Some(sign * whole_of(digits)? as i32) }
+}
+
+/// An unsigned whole number that fits 32 bits.
+pub(crate) fn whole(text: &str) -> Option<u32> {
+    whole_of(text.as_bytes())
+}
+
+fn whole_of(digits: &[u8]) -> Option<u32> {
+    let mut number = 0u64;
+    for &digit in digits {
+        if !digit.is_ascii_digit() || number > u64::from(u32::MAX) {
+            return None;
+        }
+        number = number * 10 + u64::from(digit - b'0');
+    }
+    if digits.is_empty() || number > u64::from(u32::MAX) { None } else { Some(number as u32) }
 }
 
 #[cfg(test)]

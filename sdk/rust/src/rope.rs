@@ -2,14 +2,17 @@
 //! `rope_scaling` (before), whose type is under `rope_type` or `type`.
 
 use crate::bindings::swift::model::graph::Arg;
+use crate::text::join;
 use crate::{Config, Error, Result};
+use std::mem::ManuallyDrop;
 
 /// One rotary embedding: how many dimensions of a head it rotates, its base and its scaling.
 #[derive(Debug, Clone)]
 pub struct Rope {
     pub(crate) dims: u32,
     pub(crate) theta: f64,
-    pub(crate) options: Vec<(String, Arg)>,
+    /// Never freed, as nothing of a plugin is.
+    pub(crate) options: ManuallyDrop<Vec<(String, Arg)>>,
 }
 
 /// Every key that one of the built scalings reads. Any other key would be a meaning nobody builds.
@@ -63,40 +66,46 @@ impl Rope {
         let mut rope = Self::plain(head_dim, section.number_or("rope_theta", theta_outside)?);
         let kind = match section.optional_text("rope_type")? {
             Some(kind) => kind,
-            None => section.optional_text("type")?.unwrap_or_else(|| "default".into()),
+            None => section.optional_text("type")?.unwrap_or("default"),
         };
-        match kind.as_str() {
+        match kind {
             "default" => return Ok(rope),
-            "linear" => rope.number("factor", section.number("factor")?),
+            "linear" => rope.take(&section, "factor", "factor")?,
             "dynamic" => {
-                rope.number("factor", section.number("factor")?);
+                rope.take(&section, "factor", "factor")?;
                 rope.number("max-position", f64::from(config.size("max_position_embeddings")?));
             }
             "llama3" => {
-                rope.number("factor", section.number("factor")?);
-                rope.number("low-freq-factor", section.number("low_freq_factor")?);
-                rope.number("high-freq-factor", section.number("high_freq_factor")?);
+                rope.take(&section, "factor", "factor")?;
+                rope.take(&section, "low_freq_factor", "low-freq-factor")?;
+                rope.take(&section, "high_freq_factor", "high-freq-factor")?;
                 rope.number("original-max-position", original_length(config, &section)?);
             }
             "yarn" => rope.read_yarn(config, &section)?,
             other => {
-                return Err(Error::new(format!(
-                    "config.json: the rope type \"{other}\" is not built; \
-                     built are default, linear, dynamic, llama3 and yarn"
-                )));
+                let built = "\" is not built; built are default, linear, dynamic, llama3 and yarn";
+                return Err(Error::new(join(&["config.json: the rope type \"", other, built])));
             }
         }
-        rope.options.push(("scaling".into(), Arg::Text(kind)));
+        rope.options.push(("scaling".into(), Arg::Text(kind.into())));
         Ok(rope)
     }
 
     /// A rotary embedding without scaling.
     pub fn plain(dims: u32, theta: f64) -> Self {
-        Self { dims, theta, options: Vec::new() }
+        Self { dims, theta, options: ManuallyDrop::new(Vec::new()) }
     }
 
+    #[inline(never)]
     fn number(&mut self, name: &str, value: f64) {
         self.options.push((name.into(), Arg::Num(value)));
+    }
+
+    /// The number `key`, which must be there, as `option`.
+    #[inline(never)]
+    fn take(&mut self, section: &Config, key: &str, option: &str) -> Result<()> {
+        self.number(option, section.number(key)?);
+        Ok(())
     }
 
     fn read_yarn(&mut self, config: &Config, section: &Config) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Which layers attend through a sliding window, read as Hugging Face configs say it.
 
+use crate::text::{decimal, join};
 use crate::{Config, Result};
 
 /// The window of every layer, itself included; `None` is full attention.
@@ -22,23 +23,27 @@ pub fn attention_windows(config: &Config, layers: u32) -> Result<Vec<Option<u32>
         return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
     };
     if types.len() != layers as usize {
-        return Err(config.refuse("layer_types", &format!("one type for each of the {layers} layers is needed")));
+        let needed = join(&["one type for each of the ", decimal(layers as usize), " layers is needed"]);
+        return Err(config.refuse("layer_types", needed));
     }
-    types
-        .iter()
-        .map(|kind| match kind.as_str() {
-            "full_attention" => Ok(None),
-            "sliding_attention" if window.is_some() => Ok(window),
-            "sliding_attention" => Err(config.refuse(
-                "layer_types",
-                "and some are `sliding_attention`; that needs `use_sliding_window` true and a `sliding_window`",
-            )),
-            other => Err(config.refuse(
-                "layer_types",
-                &format!("and one is `{other}`, which is not built; built are full_attention and sliding_attention"),
-            )),
-        })
-        .collect()
+    let mut windows = Vec::new();
+    for kind in types {
+        windows.push(match *kind {
+            "full_attention" => None,
+            "sliding_attention" if window.is_some() => window,
+            "sliding_attention" => {
+                return Err(config.refuse(
+                    "layer_types",
+                    "and some are `sliding_attention`; that needs `use_sliding_window` true and a `sliding_window`",
+                ));
+            }
+            other => {
+                let built = "`, which is not built; built are full_attention and sliding_attention";
+                return Err(config.refuse("layer_types", join(&["and one is `", other, built])));
+            }
+        });
+    }
+    Ok(windows)
 }
 
 #[cfg(test)]
