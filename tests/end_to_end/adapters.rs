@@ -21,6 +21,11 @@ fn settings_that_agree_with_the_adapter_are_accepted_and_others_refused() {
     let weights = |run: &str| place.bytes(&format!("{run}/checkpoint-2/adapter_model.safetensors"));
     assert!(weights("again") == weights("silent"), "saying what holds anyway changes nothing");
     assert_eq!(config("again"), config("silent"));
+    for file in ["silent/args.json", "silent/run.json"] {
+        let json: Value = serde_json::from_str(&place.read(file)).expect("JSON");
+        let settings = json.get("settings").unwrap_or(&json);
+        assert_eq!((&settings["lora_rank"], &settings["use_rslora"]), (&4.into(), &true.into()), "{file}");
+    }
     let every = r"--target_regex .*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)";
     place.swift(&from("regex", every)).good();
 
@@ -37,7 +42,7 @@ fn settings_that_agree_with_the_adapter_are_accepted_and_others_refused() {
         ("--target_modules q_proj", "--target_modules is q_proj", "has down_proj gate_proj"),
         ("--target_modules q_prj", "--target_modules is q_prj", "has down_proj gate_proj"),
         ("--target_regex .*q_proj", "--target_regex is .*q_proj", "has down_proj gate_proj"),
-        ("--modules_to_save lm_head", "--modules_to_save is lm_head", "has norm"),
+        ("--modules_to_save lm_head", "--modules_to_save is lm_head", "norm"),
         ("--init_weights gaussian", "--init_weights", "adapter that training starts from"),
     ] {
         let said = place.complaint(&from("refused", given), 2);

@@ -81,7 +81,10 @@ fn explain(error: &Error, arguments: &[String]) -> UsageError {
             let stands_before = arguments[..at].iter().any(|word| word.split('=').next() == Some(argument));
             match (verb, argument.strip_prefix("--")) {
                 (Some(verb), Some(name)) if !stands_before => refused(name, verb),
-                (Some(_), None) if !stands_before => unexpected(argument),
+                (Some(_), None) if !stands_before => {
+                    // Of `-1e-5` clap names `-1` only.
+                    unexpected(arguments.iter().find(|word| word.starts_with(argument)).map_or(argument, |word| word))
+                }
                 _ => {
                     let hint = "write the command first: `swift sft --model ...`; only --plugin may stand before it";
                     UsageError::new(format!("argument {argument} stands before the command"), hint)
@@ -131,7 +134,10 @@ fn refused(name: &str, verb: Verb) -> UsageError {
 }
 
 fn unexpected(word: &str) -> UsageError {
-    let hint = "arguments are `--name value`; `swift COMMAND --help` lists them";
+    let hint = match word.parse::<f64>() {
+        Ok(number) if number < 0.0 => format!("write such a negative number with `=`: `--name={word}`"),
+        _ => "arguments are `--name value`; `swift COMMAND --help` lists them".into(),
+    };
     UsageError::new(format!("unexpected `{word}`"), hint)
 }
 
@@ -257,6 +263,8 @@ mod tests {
         assert!(error("--seed=1 sft --seed 1").message.contains("--seed stands before the command"));
         assert!(error("sft a.yaml --config b.yaml").message.contains("two configuration files"));
         assert!(error("sft --dataset --seed 1").message.contains("--dataset needs one or more values"));
+        assert_eq!(hint("sft --learning_rate -1e-5"), "write such a negative number with `=`: `--name=-1e-5`");
+        assert_eq!(given("sft --learning_rate=-1e-5")["learning_rate"], ["-1e-5"]);
         assert!(error("sft --packing=1 -x").message.contains("unexpected `-x`"));
         assert!(error("sft --deepspeed zero2").message.contains("--deepspeed is known but not built yet"));
         assert!(error("rlhf --model x").message.contains("`swift rlhf` is not built yet"));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
 use swift_graph::{
     Graph,
     lora::{self, LoraConfig, Targets},
@@ -47,6 +48,25 @@ pub(super) fn settled(
     }
     let dropout = if given.contains(&"lora_dropout") { wanted.dropout } else { own.dropout };
     Ok(LoraConfig { dropout, ..own })
+}
+
+/// An adapter's settings under the names of the arguments, as `args.json` has them.
+pub(super) fn effective(own: &LoraConfig) -> Vec<(String, Value)> {
+    let (names, pattern) = match &own.targets {
+        Targets::AllLinear => (json!(["all-linear"]), Value::Null),
+        Targets::Names(names) => (json!(names), Value::Null),
+        Targets::Regex(pattern) => (json!([]), json!(pattern)),
+    };
+    let values = [
+        ("lora_rank", json!(own.rank)),
+        ("lora_alpha", json!(own.alpha)),
+        ("lora_dropout", json!(own.dropout)),
+        ("use_rslora", json!(own.rslora)),
+        ("modules_to_save", json!(own.modules_to_save)),
+        ("target_modules", names),
+        ("target_regex", pattern),
+    ];
+    values.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 
 /// Whether both adapt and save the same modules. An `own` that does not fit the model is for the engine to explain.

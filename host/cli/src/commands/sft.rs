@@ -97,6 +97,10 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     if let Some(adapter) = &adapter {
         lora_files::load(adapter, &mut session)?;
     }
+    let mut effective = settings.effective.clone();
+    if let (Some(_), Some(config), Some(map)) = (&adapter, &config, effective.as_object_mut()) {
+        map.extend(agreement::effective(&config.lora));
+    }
     let writer =
         FullFolder { model: model.clone(), dtype: settings.model.torch_dtype.clone(), shard: settings.max_shard_bytes };
     let output = match config {
@@ -105,7 +109,7 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     };
 
     // args.json is about the run, not about how this session entered it: run.json records each resume.
-    let mut args = settings.effective.clone();
+    let mut args = effective.clone();
     if let Some(args) = args.as_object_mut() {
         for name in ["resume_from_checkpoint", "resume_only_model", "ignore_data_skip"] {
             args.remove(name);
@@ -113,6 +117,7 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
         args.insert("run_date".into(), json!(run_date));
     }
     let mut manifest = describe(command, settings, &samples, &traced.plugin, model, &started, run_date, threads)?;
+    manifest.settings = effective;
     if let (Some(before), Some(checkpoint)) = (before, &folder.checkpoint) {
         manifest.started = before.started;
         manifest.resumed_at = before.resumed_at;
@@ -177,7 +182,7 @@ fn tuner(
         Some(adapter) => {
             let own: AdapterConfig = adapter.into();
             let lora = agreement::settled(own.lora, &wanted, given, graph)?;
-            AdapterConfig { base_model, lora, ensure_weight_tying: own.ensure_weight_tying }
+            AdapterConfig { base_model, lora, ..own }
         }
         None => AdapterConfig { base_model, lora: wanted, ensure_weight_tying: false },
     };
