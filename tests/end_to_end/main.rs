@@ -55,6 +55,17 @@ fn modules_trained_whole_can_be_used_merged_and_trained_further() {
         assert_ne!(trained[0], trained[1], "{module}: a step changes it");
         let config: Value = serde_json::from_str(&place.read("run/checkpoint-6/adapter_config.json")).expect("JSON");
         assert_eq!(config["ensure_weight_tying"], module == "embed_tokens", "{config}");
+        // PEFT would take `norm` for every module whose name ends so, and asks for a tied head beside its embedding.
+        let named = if module == "norm" { "model.norm" } else { module };
+        assert_eq!(config["modules_to_save"], json!([named]));
+        let file = place.bytes("run/checkpoint-6/adapter_model.safetensors");
+        let header = String::from_utf8_lossy(&file[..file.len().min(40_000)]).into_owned();
+        assert_eq!(header.contains("\"base_model.model.lm_head.weight\""), module != "norm");
+
+        // Resumed, it ends in the same bytes.
+        let again = format!("--modules_to_save {module} {validation} --resume_from_checkpoint run/checkpoint-4");
+        place.swift(&place.train("run", &again)).good();
+        assert!(place.bytes("run/checkpoint-6/adapter_model.safetensors") == file, "{module}");
 
         let infer = "--val_dataset rows.jsonl#4 --temperature 0 --max_new_tokens 8 --stream false";
         let apart = format!("infer --model model --adapters run/checkpoint-6 {infer} --result_path apart.jsonl");

@@ -28,7 +28,7 @@ pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before every module path.
 pub const PREFIX: &str = "base_model.model.";
 /// The head's checkpoint name in every family that has one of its own.
-const HEAD: &str = "lm_head.weight";
+pub const HEAD: &str = "lm_head.weight";
 
 /// Fields of other variants, with the text value that also means plain LoRA.
 const PLAIN: [(&str, &str); 17] = [
@@ -110,7 +110,7 @@ impl Adapter {
             return Err(HubError::Adapter { path: folder.into(), message: format!("it has no {WEIGHTS}{why}") });
         }
         let weights = Weights::open_files(folder, vec![weights_path.clone()])?;
-        let (pairs, whole) = sort_tensors(&weights_path, &weights)?;
+        let (pairs, mut whole) = sort_tensors(&weights_path, &weights)?;
         let number = |field: &str| config.get(field).and_then(Value::as_f64);
         let rank = config.get("r").and_then(Value::as_u64).filter(|&r| r > 0);
         let lora = LoraConfig {
@@ -128,6 +128,12 @@ impl Adapter {
         let modules_to_save: Option<Vec<String>> =
             serde_json::from_value(config.get("modules_to_save").cloned().unwrap_or_default())
                 .map_err(|_| content("`modules_to_save` must be a list of names".into()))?;
+        let modules_to_save = modules_to_save.unwrap_or_default();
+        let ensure_weight_tying = config.get("ensure_weight_tying").and_then(Value::as_bool).unwrap_or(false);
+        // Beside a tied embedding PEFT stores the head too, which is the same matrix and which no setting names.
+        if ensure_weight_tying && !modules_to_save.iter().any(|name| lora::module_of(HEAD).ends_with(name.as_str())) {
+            whole.retain(|name| name[PREFIX.len()..] != *HEAD);
+        }
         Ok(Self {
             folder: folder.into(),
             base_model: config
@@ -137,8 +143,8 @@ impl Adapter {
                 .map(str::to_owned),
             lora,
             dropout: number("lora_dropout").unwrap_or(0.0),
-            modules_to_save: modules_to_save.unwrap_or_default(),
-            ensure_weight_tying: config.get("ensure_weight_tying").and_then(Value::as_bool).unwrap_or(false),
+            modules_to_save,
+            ensure_weight_tying,
             weights,
             pairs,
             whole,
@@ -148,6 +154,11 @@ impl Adapter {
     /// The file's tensors, under PEFT's names.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// Whether the tensor of this name is the head's copy of a tied embedding, which the file holds too.
+    pub fn is_copy(&self, tensor: &str) -> bool {
+        tensor.strip_prefix(PREFIX) == Some(HEAD) && !self.whole.iter().any(|name| name == tensor)
     }
 
     /// The settings to train the adapter further with.

@@ -9,7 +9,7 @@ use swift_graph::{
     Checkpoint,
     lora::{LoraConfig, LoraInit, Targets},
 };
-use swift_hub::peft::{Adapter, PREFIX};
+use swift_hub::peft::{Adapter, HEAD, PREFIX};
 pub use swift_hub::peft::{CONFIG, WEIGHTS};
 
 use crate::{
@@ -24,8 +24,9 @@ use crate::{
 pub struct AdapterConfig {
     pub base_model: String,
     pub lora: LoraConfig,
-    /// The embedding is trained whole and the head uses the same table, so the head has moved with it.
-    pub ensure_weight_tying: bool,
+    /// Checkpoint name of an embedding that is trained whole and that the head uses too. Only the model shows it, so
+    /// it is not read back.
+    pub tied_embedding: Option<String>,
 }
 
 impl AdapterConfig {
@@ -53,7 +54,7 @@ impl AdapterConfig {
             "base_model_name_or_path": self.base_model,
             "bias": "none",
             "corda_config": null,
-            "ensure_weight_tying": self.ensure_weight_tying,
+            "ensure_weight_tying": self.tied_embedding.is_some(),
             "eva_config": null,
             "exclude_modules": null,
             "fan_in_fan_out": false,
@@ -109,7 +110,7 @@ impl From<&Adapter> for AdapterConfig {
         Self {
             base_model: adapter.base_model.clone().unwrap_or_default(),
             lora: adapter.to_train(),
-            ensure_weight_tying: adapter.ensure_weight_tying,
+            tied_embedding: None,
         }
     }
 }
@@ -135,6 +136,11 @@ pub fn write(folder: &Path, config: &AdapterConfig, learner: &dyn Learner) -> Re
         let values = learner.values(&tensor.name).ok_or_else(|| lost(&path, &tensor.name))?;
         views.push((file_name(&tensor.name).into_owned(), view(values, tensor.shape.clone()).map_err(bad)?));
     }
+    // PEFT stores a tied head beside its embedding, and does not load without it.
+    if let Some(table) = trainable.iter().find(|tensor| config.tied_embedding.as_ref() == Some(&tensor.name)) {
+        let values = learner.values(&table.name).ok_or_else(|| lost(&path, &table.name))?;
+        views.push((file_name(HEAD).into_owned(), view(values, table.shape.clone()).map_err(bad)?));
+    }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     write_tensors(&path, views, metadata)?;
     write_json(&folder.join(CONFIG), &config.to_json())
@@ -147,7 +153,7 @@ pub fn load(adapter: &Adapter, learner: &mut dyn Learner) -> Result<(), TrainErr
     let weights = adapter.weights();
     let wanted = learner.trainable();
     for held in weights.names() {
-        if wanted.iter().all(|want| file_name(&want.name) != held) {
+        if !adapter.is_copy(&held) && wanted.iter().all(|want| file_name(&want.name) != held) {
             return Err(mismatch(format!("it has `{held}`, which is not trained here")));
         }
     }
@@ -183,7 +189,7 @@ mod tests {
                 modules_to_save: vec!["lm_head".into()],
                 ..LoraConfig::default()
             },
-            ensure_weight_tying: false,
+            tied_embedding: None,
         }
     }
 
@@ -205,7 +211,6 @@ mod tests {
         pattern.lora.rslora = true;
         pattern.lora.rank_pattern.insert("q_proj".into(), 2);
         pattern.lora.alpha_pattern.insert("layers.0.q_proj".into(), 1.5);
-        pattern.ensure_weight_tying = true;
         let mut all = config();
         all.lora.targets = Targets::AllLinear;
         for written in [names, pattern, all] {

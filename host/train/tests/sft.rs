@@ -70,7 +70,7 @@ fn adapter() -> AdapterConfig {
         base_model: "bigram".into(),
         // The table is a module trained whole: its name in the file has PEFT's prefix, its name here has not.
         lora: LoraConfig { rank: 4, modules_to_save: vec!["table".into()], ..LoraConfig::default() },
-        ensure_weight_tying: false,
+        tied_embedding: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     path::Path,
     sync::{
         Arc,
@@ -184,13 +185,14 @@ fn tuner(
             let lora = agreement::settled(own.lora, &wanted, given, graph)?;
             AdapterConfig { base_model, lora, ..own }
         }
-        None => AdapterConfig { base_model, lora: wanted, ensure_weight_tying: false },
+        None => AdapterConfig { base_model, lora: wanted, tied_embedding: None },
     };
     Ok((Tuner::Lora(config.lora.clone()), Some(config)))
 }
 
 /// What only the model shows: `all-linear` written out as PEFT writes it, by the last parts of the adapted modules'
-/// names, and whether a head moves with its embedding.
+/// names; modules to save in full where PEFT, which matches the end of the text, would take more than are trained; and
+/// an embedding that takes its head along.
 fn as_applied(mut config: AdapterConfig, session: &TrainSession) -> AdapterConfig {
     if config.lora.targets == lora::Targets::AllLinear {
         let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_string();
@@ -199,8 +201,17 @@ fn as_applied(mut config: AdapterConfig, session: &TrainSession) -> AdapterConfi
         names.dedup();
         config.lora.targets = lora::Targets::Names(names);
     }
-    config.ensure_weight_tying = peft::tied_embedding(session.graph())
-        .is_some_and(|table| session.trainable().iter().any(|tensor| tensor.name == table));
+    let graph = session.graph();
+    let trained: Vec<String> = session.trainable().into_iter().map(|tensor| tensor.name).collect();
+    let saved: BTreeSet<&str> =
+        trained.iter().filter(|name| !name.starts_with(peft::PREFIX)).map(|name| lora::module_of(name)).collect();
+    let peft_takes = |module: &str| config.lora.modules_to_save.iter().any(|name| module.ends_with(name.as_str()));
+    let modules = graph.params.iter().map(|param| lora::module_of(&param.name));
+    if modules.into_iter().any(|module| peft_takes(module) && !saved.contains(module)) {
+        config.lora.modules_to_save = saved.into_iter().map(str::to_owned).collect();
+    }
+    config.tied_embedding =
+        peft::tied_embedding(graph).filter(|table| trained.iter().any(|name| name == table)).map(str::to_owned);
     config
 }
 
