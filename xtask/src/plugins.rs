@@ -64,7 +64,7 @@ pub(crate) fn build(check: bool) -> Result<()> {
     );
     let built = crate::root().join("target/guests/dist");
     write_all(&built, &components)?;
-    let status = Command::new(env!("CARGO"))
+    let status = Command::new("cargo")
         .current_dir(crate::root())
         .args(["run", "--quiet", "-p", "swift-plugin-test", "--bin", "compare-traces", "--"])
         .args([&dist, &built])
