@@ -82,25 +82,79 @@ pub(crate) fn demo() -> Result<()> {
         let result = text(result);
         let mut arguments = vec!["--plugin", &plugin, "infer", "--model", &model];
         arguments.extend_from_slice(more);
-        arguments.extend(["--val_dataset", &held_out, "--result_path", &result, "--temperature", "0", "--max_new_tokens", "16"]);
+        arguments.extend([
+            "--val_dataset",
+            &held_out,
+            "--result_path",
+            &result,
+            "--temperature",
+            "0",
+            "--max_new_tokens",
+            "16",
+        ]);
         arguments.extend(["--max_batch_size", "16"]);
         shown(&swift, &arguments, None)
     };
-    println!("\nThe task: answer with the date of a sentence as year-month-day. Held-out dates are in no training row.");
+    println!(
+        "\nThe task: answer with the date of a sentence as year-month-day. Held-out dates are in no training row."
+    );
     infer(&before, &[])?;
     let run_folder = text(&trained);
     let arguments = [
-        "--plugin", &plugin, "sft", "--model", &model, "--dataset", &train, "--val_dataset", &held_out, "--tuner_type", "lora",
-        "--lora_rank", "16", "--lora_dropout", "0", "--learning_rate", "2e-3", "--num_train_epochs", "3", "--packing", "true",
-        "--max_length", "512", "--gradient_accumulation_steps", "4", "--warmup_ratio", "0.05", "--eval_steps", "20", "--save_steps", "40",
-        "--output_dir", &run_folder, "--add_version", "false",
+        "--plugin",
+        &plugin,
+        "sft",
+        "--model",
+        &model,
+        "--dataset",
+        &train,
+        "--val_dataset",
+        &held_out,
+        "--tuner_type",
+        "lora",
+        "--lora_rank",
+        "16",
+        "--lora_dropout",
+        "0",
+        "--learning_rate",
+        "2e-3",
+        "--num_train_epochs",
+        "3",
+        "--packing",
+        "true",
+        "--max_length",
+        "512",
+        "--gradient_accumulation_steps",
+        "4",
+        "--warmup_ratio",
+        "0.05",
+        "--eval_steps",
+        "20",
+        "--save_steps",
+        "40",
+        "--output_dir",
+        &run_folder,
+        "--add_version",
+        "false",
     ];
     shown(&swift, &arguments, None)?;
     let adapter = text(&make::newest_checkpoint(&trained)?);
     infer(&after, &["--adapters", &adapter])?;
     shown(
         &swift,
-        &["--plugin", &plugin, "infer", "--model", &model, "--adapters", &adapter, "--temperature", "0", "--max_new_tokens", "16"],
+        &[
+            "--plugin",
+            &plugin,
+            "infer",
+            "--model",
+            &model,
+            "--adapters",
+            &adapter,
+            "--temperature",
+            "0",
+            "--max_new_tokens",
+            "16",
+        ],
         Some("Which date? The old bridge in Bergen opened on the 3rd of March 1987.\n"),
     )?;
     let (b, a) = (accuracy(&before)?, accuracy(&after)?);

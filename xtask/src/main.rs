@@ -3,9 +3,9 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
-mod names;
 mod demo;
 mod docs;
+mod names;
 mod plugins;
 mod test;
 mod toolchain;

@@ -24,11 +24,11 @@ impl MemoryPlan {
     /// Rows for a table: what and bytes.
     pub fn rows(&self) -> [(&'static str, u64); 6] {
         [
-            ("weights, mapped", self.mapped_weights),
-            ("weights, in memory", self.owned_weights),
+            ("mapped weights", self.mapped_weights),
+            ("weights in memory", self.owned_weights),
             ("gradients", self.gradients),
-            ("optimizer state", self.optimizer),
-            ("activations, peak", self.activations),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
             ("loss chunk", self.loss_chunk),
         ]
     }

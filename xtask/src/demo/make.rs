@@ -38,18 +38,46 @@ impl Random {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const THINGS: &[&str] = &[
-    "library", "bridge", "museum", "school", "mill", "station", "harbour", "theatre", "market", "garden", "observatory", "lighthouse",
-    "chapel", "airport", "stadium", "hospital",
+    "library",
+    "bridge",
+    "museum",
+    "school",
+    "mill",
+    "station",
+    "harbour",
+    "theatre",
+    "market",
+    "garden",
+    "observatory",
+    "lighthouse",
+    "chapel",
+    "airport",
+    "stadium",
+    "hospital",
 ];
 const KINDS: &[&str] = &["old", "new", "small", "great", "red", "stone", "wooden", "public", "quiet", "famous"];
 const TOWNS: &[&str] = &[
-    "Lund", "Oslo", "Porto", "Bergen", "Ghent", "Turin", "Krakow", "Split", "Riga", "Cork", "Bath", "Graz", "Lyon", "Malmo", "Tartu", "Brno",
+    "Lund", "Oslo", "Porto", "Bergen", "Ghent", "Turin", "Krakow", "Split", "Riga", "Cork", "Bath", "Graz", "Lyon",
+    "Malmo", "Tartu", "Brno",
 ];
-const EVENTS: &[&str] = &["opened", "closed", "was finished", "was sold", "was founded", "burned down", "was painted", "reopened"];
-const TAILS: &[&str] = &["", "", "", " in the rain", " after two years of work", " with music", " before a small crowd", " at noon"];
+const EVENTS: &[&str] =
+    &["opened", "closed", "was finished", "was sold", "was founded", "burned down", "was painted", "reopened"];
+const TAILS: &[&str] =
+    &["", "", "", " in the rain", " after two years of work", " with music", " before a small crowd", " at noon"];
 
 #[derive(Clone, Copy)]
 struct Date {
@@ -157,7 +185,8 @@ fn byte_letters() -> Vec<char> {
 }
 
 fn tokenizer() -> Value {
-    let mut vocabulary: BTreeMap<String, usize> = byte_letters().into_iter().enumerate().map(|(i, c)| (c.to_string(), i)).collect();
+    let mut vocabulary: BTreeMap<String, usize> =
+        byte_letters().into_iter().enumerate().map(|(i, c)| (c.to_string(), i)).collect();
     let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
     let mut added = Vec::new();
     for (i, text) in special.iter().enumerate() {
@@ -190,9 +219,12 @@ fn untrained(to: &Path) -> Result<()> {
     let special = json!({"bos_token": null, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast",
                          "model_max_length": 1024, "clean_up_tokenization_spaces": false});
     let generation = json!({"bos_token_id": 256, "eos_token_id": [258, 256], "pad_token_id": 256, "do_sample": false});
-    for (name, value) in
-        [("config.json", &config), ("tokenizer.json", &tokenizer()), ("tokenizer_config.json", &special), ("generation_config.json", &generation)]
-    {
+    for (name, value) in [
+        ("config.json", &config),
+        ("tokenizer.json", &tokenizer()),
+        ("tokenizer_config.json", &special),
+        ("generation_config.json", &generation),
+    ] {
         std::fs::write(to.join(name), format!("{value:#}\n"))?;
     }
     std::fs::write(to.join("chat_template.jinja"), TEMPLATE)?;
@@ -249,18 +281,59 @@ pub(crate) fn pretrain() -> Result<()> {
     write_rows()?;
     let (start, data, run_text, plugin) = (text(&start), text(&data), text(&run), text(&plugin()));
     let arguments = [
-        "--plugin", &plugin, "pt", "--model", &start, "--dataset", &data, "--tuner_type", "full", "--learning_rate", "3e-3",
-        "--num_train_epochs", "1", "--packing", "true", "--max_length", "512", "--per_device_train_batch_size", "4",
-        "--gradient_accumulation_steps", "1", "--gradient_checkpointing", "false", "--warmup_ratio", "0.02", "--logging_steps", "20",
-        "--save_steps", "500", "--save_total_limit", "1", "--save_only_model", "true", "--output_dir", &run_text, "--add_version", "false",
+        "--plugin",
+        &plugin,
+        "pt",
+        "--model",
+        &start,
+        "--dataset",
+        &data,
+        "--tuner_type",
+        "full",
+        "--learning_rate",
+        "3e-3",
+        "--num_train_epochs",
+        "1",
+        "--packing",
+        "true",
+        "--max_length",
+        "512",
+        "--per_device_train_batch_size",
+        "4",
+        "--gradient_accumulation_steps",
+        "1",
+        "--gradient_checkpointing",
+        "false",
+        "--warmup_ratio",
+        "0.02",
+        "--logging_steps",
+        "20",
+        "--save_steps",
+        "500",
+        "--save_total_limit",
+        "1",
+        "--save_only_model",
+        "true",
+        "--output_dir",
+        &run_text,
+        "--add_version",
+        "false",
     ];
     shown(&swift, &arguments, None)?;
     let trained = newest_checkpoint(&run)?;
     let to = folder().join("model");
     std::fs::create_dir_all(&to)?;
-    let files = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"];
+    let files = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "model.safetensors",
+    ];
     for file in files {
-        std::fs::copy(trained.join(file), to.join(file)).map_err(|e| format!("{}: {e}", trained.join(file).display()))?;
+        std::fs::copy(trained.join(file), to.join(file))
+            .map_err(|e| format!("{}: {e}", trained.join(file).display()))?;
     }
     println!("the demo's model is in {}", to.display());
     Ok(())

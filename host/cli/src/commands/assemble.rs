@@ -7,7 +7,7 @@ use swift_data::{
     ColumnMap, DatasetSpec, EncodeOptions, Encoder, Ledger, LoadOptions, Row, Stream, load, pack, permutation,
     split_validation,
 };
-use swift_graph::{Checkpoint, Graph, StorageType};
+use swift_graph::{Checkpoint, Graph, StorageType, simplify::simplify};
 use swift_hub::Model;
 use swift_plugin::{PluginHost, PluginOptions, PluginSet, plugin_folders, with_model_type};
 use swift_train::{Sample, Sequence, manifest::Source};
@@ -42,7 +42,7 @@ pub(crate) fn open(path: &Path, settings: &ModelSettings) -> Result<Traced, Fail
     let trace = plugin.trace(&config, "causal-lm", model.as_ref())?;
     let name = plugin.path().map_or_else(|| format!("{} (built in)", plugin.name()), |path| path.display().to_string());
     let source = Source { name, sha256: plugin.digest().into(), rows: None };
-    Ok(Traced { model, graph: trace.graph, plugin: source })
+    Ok(Traced { model, graph: simplify(&trace.graph), plugin: source })
 }
 
 /// Refuses a `--torch_dtype` that would round the weights of a frozen model; float32 is exact for any of them.

@@ -128,6 +128,10 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     manifest.write(&folder.path)?;
     write_json(&folder.path.join("args.json"), &args)?;
     render::note(&format!("run folder {}", folder.path.display()));
+    let longest =
+        samples.train.iter().map(|sample| sample.sequences.iter().map(|s| s.tokens.len()).sum::<usize>()).max();
+    let rows = longest.unwrap_or(0) * settings.recipe.per_device_train_batch_size;
+    render::table(&memory_rows(&session, rows));
 
     let stop = stop_flag()?;
     let resume = settings.resume.as_ref().zip(folder.checkpoint.clone());
@@ -147,6 +151,23 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     manifest.result = serde_json::to_value(&outcome).unwrap_or(Value::Null);
     manifest.write(&folder.path)?;
     report(command, &folder, &outcome)
+}
+
+/// The model's shape, and what a step of `rows` tokens will take: known before the first one.
+fn memory_rows(session: &TrainSession, rows: usize) -> Vec<(&'static str, String)> {
+    let gibibytes = |bytes: u64| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let plan = session.memory_plan(rows);
+    let graph = session.graph();
+    let own = graph.params.iter().filter(|p| p.in_checkpoint).map(|p| p.elements() as u64).sum();
+    let kinds = swift_graph::rollup::block_kinds(graph).len();
+    let model = format!("{} parameters, {} blocks of {kinds} kind(s)", render::grouped(own), graph.blocks.len());
+    let parts = plan.rows().into_iter().filter(|(_, bytes)| *bytes > 0);
+    let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {}", gibibytes(bytes))).collect();
+    vec![
+        ("model", model),
+        ("planned memory", format!("{} for {} tokens a step", gibibytes(plan.total()), render::grouped(rows as u64))),
+        ("", parts.join(" + ")),
+    ]
 }
 
 /// The engine's tuner and, for adapters, what `adapter_config.json` will say.
