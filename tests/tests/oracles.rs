@@ -163,6 +163,15 @@ fn check_family(root: &Path, family: &str) {
     }
     assert_eq!(greedy, oracle.ids("greedy.tokens"));
 
+    // Token by token with a cache, as in the whole forward: f32 sums in another order, 1e-5.
+    let whole = infer.logits(&Batch::of_sequences(&[&ids[..13]])).expect("logits");
+    let (sequence, width) = (infer.start().expect("a sequence"), whole.len() / 13);
+    for (i, token) in ids[..13].iter().enumerate() {
+        let row = infer.extend(&[(sequence, &[*token])]).expect("logits").remove(0);
+        let reference: Vec<f64> = whole[i * width..(i + 1) * width].iter().map(|v| f64::from(*v)).collect();
+        close("cached logits", &row, &reference, 1e-5, floor);
+    }
+
     for recompute in [false, true] {
         let mut session =
             TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute, 0.01)).expect("a session");
