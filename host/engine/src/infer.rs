@@ -14,8 +14,9 @@ use swift_kernels as kernels;
 use swift_kernels::{AttentionMask, AttentionShape};
 
 use crate::batch::Batch;
+use crate::bridge::soft_cap_in_place;
 use crate::error::EngineError;
-use crate::execute::{Context, Run, soft_cap_in_place};
+use crate::execute::{Context, Run};
 use crate::pool::Pool;
 use crate::weights::Weights;
 

@@ -5,6 +5,7 @@
 //! runs it forward, whole or token by token with caches derived from its attention nodes.
 
 pub mod batch;
+mod bridge;
 pub mod error;
 mod execute;
 pub mod infer;
