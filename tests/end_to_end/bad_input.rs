@@ -84,3 +84,27 @@ fn a_malformed_row_is_counted() {
     let told = format!("{}{}", said.out, said.err);
     assert!(told.contains("rows.jsonl:25") && told.contains("rows.jsonl:26"), "{told}");
 }
+
+/// The results of a run never replace the rows it answers.
+#[test]
+fn results_over_the_dataset() {
+    let place = Place::new();
+    let before = place.read("rows.jsonl");
+    let text =
+        place.complaint("infer --model model --val_dataset rows.jsonl --result_path rows.jsonl --max_new_tokens 1", 1);
+    assert!(text.contains("--result_path rows.jsonl is the dataset itself"), "{text}");
+    assert_eq!(before, place.read("rows.jsonl"));
+}
+
+#[test]
+fn a_rank_beyond_reason_and_a_cut_tokenizer() {
+    let place = Place::new();
+    let text = place.complaint("sft --model model --dataset rows.jsonl --lora_rank 100000000 --output_dir out", 1);
+    assert!(text.contains("a LoRA rank of 100000000"), "{text}");
+    let tokenizer = place.read("model/tokenizer.json");
+    for cut in [tokenizer.len() / 3, tokenizer.len() / 2, tokenizer.len() - 60] {
+        place.write("model/tokenizer.json", &tokenizer[..tokenizer.floor_char_boundary(cut)]);
+        let text = place.complaint("infer --model model --val_dataset rows.jsonl --result_path out.jsonl", 1);
+        assert!(text.contains("tokenizer.json") && !text.contains("panicked"), "{text}");
+    }
+}

@@ -11,9 +11,9 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("host/engine", "swift-engine", &["graph", "kernels"]),
     ("host/hub", "swift-hub", &["graph"]),
     ("host/data", "swift-data", &["hub"]),
-    ("host/train", "swift-train", &["data", "engine", "hub", "graph", "plugin"]),
-    ("host/infer", "swift-infer", &["data", "engine", "hub", "graph", "plugin"]),
-    ("host/export", "swift-export", &["data", "engine", "hub", "graph", "plugin"]),
+    ("host/train", "swift-train", &["engine", "hub", "graph"]),
+    ("host/infer", "swift-infer", &["data", "engine", "hub"]),
+    ("host/export", "swift-export", &["engine", "hub", "graph"]),
     ("host/cli", "swift-cli", &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin", "kernels"]),
 ];
 

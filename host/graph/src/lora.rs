@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::{BuildError, nearest};
 use crate::ir::{Graph, Node, Op, Param, ParamInfo, Type, Value};
 
+/// Ranks beyond this are a slip of the keyboard: no matrix in use is as wide.
+const MAX_RANK: usize = 1 << 16;
+
 /// Which matrices get an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
@@ -120,6 +123,11 @@ fn whole(text: &str) -> Result<regex::Regex, BuildError> {
 pub fn apply(graph: &Graph, config: &LoraConfig) -> Result<LoraGraph, BuildError> {
     if config.rank == 0 {
         return Err(BuildError::new("a LoRA rank of 0 trains nothing").hint("use --lora_rank 8, say"));
+    }
+    let largest = config.rank_pattern.values().copied().max().unwrap_or(0).max(config.rank);
+    if largest > MAX_RANK {
+        return Err(BuildError::new(format!("a LoRA rank of {largest}"))
+            .hint(format!("ranks are 1 to {MAX_RANK}; 8 to 64 are usual")));
     }
     if !(0.0..1.0).contains(&config.dropout) {
         return Err(

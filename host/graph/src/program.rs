@@ -179,6 +179,14 @@ impl Program {
         let head = head(graph)?;
         let h = graph.node(head).inputs[0];
         let live = reachable(graph, h);
+        let capped = |v: &&Value| matches!(graph.node(**v).op, Op::Logits { soft_cap: Some(_), .. });
+        if let Some(inner) = live.iter().find(capped).filter(|_| matches!(purpose, Purpose::Training { .. })) {
+            return Err(BuildError::new(format!(
+                "a capped `logits` in `{}` is not the model's head",
+                graph.scope_path(*inner)
+            ))
+            .hint("its gradient is made together with the loss; use `linear` and `unary` for anything else"));
+        }
         let mut out = Emitter { graph, steps: Vec::new(), slots: Vec::new() };
         let training = matches!(purpose, Purpose::Training { .. });
         let mut made: HashMap<Value, Vec<Slot>> = HashMap::new();

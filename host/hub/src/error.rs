@@ -91,9 +91,7 @@ impl HubError {
                     .into()
             }
             Self::Tokenizer { .. } => "restore tokenizer.json from where the model came from".into(),
-            Self::Save { .. } => {
-                "report this: a tensor was handed over with a size that does not match its shape".into()
-            }
+            Self::Save { .. } => "choose another storage type, or report this if the message names a size".into(),
         }
     }
 }

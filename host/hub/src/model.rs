@@ -344,6 +344,8 @@ fn read_tokenizer(path: &Path) -> Result<Option<Tokenizer>, HubError> {
     }
     let bytes = std::fs::read(path).map_err(HubError::io("read", path))?;
     let fail = |e: tokenizers::Error| HubError::Tokenizer { path: path.into(), message: e.to_string() };
+    // The tokenizers crate panics on some files that are cut short.
+    serde_json::from_slice::<Value>(&bytes).map_err(|e| fail(e.into()))?;
     let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(fail)?;
     tokenizer.with_truncation(None).map_err(fail)?;
     tokenizer.with_padding(None);

@@ -200,7 +200,8 @@ fn run<'a>(
         }
     }
     for answer in active.iter_mut() {
-        let rest = answer.detokenizer.finish()? + &answer.stops.finish();
+        // What the stop words held back is older than what the detokenizer did.
+        let rest = answer.stops.finish() + &answer.detokenizer.finish()?;
         answer.completion.text.push_str(&rest);
         done[answer.index] = Some(answer.completion.clone());
     }

@@ -144,20 +144,26 @@ pub fn remove_stale(run_folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(removed)
 }
 
-/// Removes the oldest checkpoints until `limit` are left, never `best` and never the newest; so at least two stay when
-/// the best is not the newest, as in transformers. Returns what was removed.
-pub fn rotate(run_folder: &Path, limit: Option<u64>, best: Option<&str>) -> Result<Vec<PathBuf>, TrainError> {
+/// Removes checkpoints until `limit` are left, never `best` and never that of the step just written; so at least two
+/// stay when the best is another one, as in transformers. First go those of later steps, which a run that was resumed
+/// from an earlier one has left behind, then the oldest. Returns what was removed.
+pub fn rotate(
+    run_folder: &Path,
+    limit: Option<u64>,
+    best: Option<&str>,
+    written: u64,
+) -> Result<Vec<PathBuf>, TrainError> {
     let Some(limit) = limit else { return Ok(Vec::new()) };
-    let all = list(run_folder)?;
+    let mut all = list(run_folder)?;
+    all.sort_by_key(|(step, _)| (*step <= written, *step));
     let mut excess = all.len().saturating_sub(limit.max(1) as usize);
     let mut removed = Vec::new();
-    let older = all.len().saturating_sub(1);
-    for (_, path) in &all[..older] {
+    for (step, path) in &all {
         let is_best = best.is_some_and(|best| path.file_name().is_some_and(|name| name == best));
         if excess == 0 {
             break;
         }
-        if is_best {
+        if is_best || *step == written {
             continue;
         }
         remove(run_folder, path)?;
@@ -357,14 +363,27 @@ mod tests {
         for step in [10, 20, 30, 40] {
             save(run.path(), step);
         }
-        rotate(run.path(), None, None).unwrap();
+        rotate(run.path(), None, None, 40).unwrap();
         assert_eq!(steps(run.path()), [10, 20, 30, 40]);
-        rotate(run.path(), Some(2), Some("checkpoint-10")).unwrap();
+        rotate(run.path(), Some(2), Some("checkpoint-10"), 40).unwrap();
         assert_eq!(steps(run.path()), [10, 40]);
-        rotate(run.path(), Some(1), Some("checkpoint-10")).unwrap();
+        rotate(run.path(), Some(1), Some("checkpoint-10"), 40).unwrap();
         assert_eq!(steps(run.path()), [10, 40]);
-        rotate(run.path(), Some(1), Some("checkpoint-40")).unwrap();
+        rotate(run.path(), Some(1), Some("checkpoint-40"), 40).unwrap();
         assert_eq!(steps(run.path()), [40]);
+    }
+
+    #[test]
+    fn rotation_after_going_back_keeps_what_was_just_written() {
+        let run = tempfile::tempdir().unwrap();
+        for step in [10, 13, 50, 60] {
+            save(run.path(), step);
+        }
+        // Resumed from 10 and stopped at 13.
+        rotate(run.path(), Some(2), None, 13).unwrap();
+        assert_eq!(steps(run.path()), [10, 13]);
+        rotate(run.path(), Some(1), None, 13).unwrap();
+        assert_eq!(steps(run.path()), [13]);
     }
 
     #[test]

@@ -197,7 +197,7 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
     let first_step = state.global_step;
     let mut log = LogFile::open(run_folder, first_step)?;
     let mut events = settings.tensorboard.then(|| EventFile::create(run_folder, first_step)).transpose()?;
-    let mut last_checkpoint = checkpoint::list(run_folder)?.pop().map(|(_, path)| path);
+    let mut last_checkpoint = resume.as_ref().map(|resume| resume.checkpoint.clone());
     let mut clock = Clock::new(state.elapsed_seconds);
     let mut saved_at = resume.as_ref().map(|_| first_step);
     let mut order = (0, loader.order(0));
@@ -578,14 +578,15 @@ fn save(
         state.write(folder)?;
         checkpoint::write_json(&folder.join("args.json"), args)
     })?;
+    let best = state.best_model_checkpoint.as_deref();
+    checkpoint::rotate(run_folder, settings.save_total_limit, best, state.global_step)?;
     #[cfg(unix)]
     if settings.links {
         checkpoint::link(run_folder, "last", &name)?;
-        if let Some(best) = &state.best_model_checkpoint {
+        if let Some(best) = best {
             checkpoint::link(run_folder, "best", best)?;
         }
     }
-    checkpoint::rotate(run_folder, settings.save_total_limit, state.best_model_checkpoint.as_deref())?;
     Ok(path)
 }
 

@@ -238,6 +238,15 @@ impl Job<'_> {
     fn answer_rows(&mut self) -> Result<(), Failure> {
         let (rows, columns) = self.rows()?;
         let path = self.result_path();
+        let same = |dataset: &String| {
+            path.canonicalize().is_ok_and(|path| Path::new(dataset).canonicalize().is_ok_and(|d| d == path))
+        };
+        if columns.keys().any(same) {
+            return Err(Failure::new(
+                format!("--result_path {} is the dataset itself", path.display()),
+                "name another file: the results would replace the rows",
+            ));
+        }
         // Every prompt is encoded before the first is answered: a row that does not fit is known at once.
         let mut prompts = Vec::with_capacity(rows.len());
         for row in &rows {

@@ -356,9 +356,9 @@ impl FullModelWriter for FullFolder {
                 stored.info.dtype
             };
             let bytes = match learner.values(&name) {
-                Some(values) => rounded(values, dtype),
+                Some(values) => rounded(&name, values, dtype)?,
                 None if dtype == stored.info.dtype => stored.bytes().to_vec(),
-                None => rounded(&stored.to_f32().unwrap_or_default(), dtype),
+                None => rounded(&name, &stored.to_f32().unwrap_or_default(), dtype)?,
             };
             Ok::<_, HubError>(SavedTensor { name, dtype, shape: stored.info.shape.clone(), bytes: Cow::Owned(bytes) })
         });
@@ -367,12 +367,18 @@ impl FullModelWriter for FullFolder {
     }
 }
 
-/// f32 values in a storage type, little-endian, rounded to nearest even.
-fn rounded(values: &[f32], dtype: StorageType) -> Vec<u8> {
-    match dtype {
+/// f32 values in a storage type, little-endian, rounded to nearest even; what float16 cannot hold is an error.
+fn rounded(tensor: &str, values: &[f32], dtype: StorageType) -> Result<Vec<u8>, HubError> {
+    if dtype == StorageType::F16
+        && let Some(value) = values.iter().find(|v| v.abs() > 65504.0)
+    {
+        let message = format!("{value} does not fit float16; save as bfloat16 or float32 with --torch_dtype");
+        return Err(HubError::Save { tensor: tensor.into(), message });
+    }
+    Ok(match dtype {
         StorageType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         StorageType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         StorageType::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    }
+    })
 }
