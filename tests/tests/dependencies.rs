@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("host/train", "swift-train", &["engine", "hub", "graph"]),
     ("host/infer", "swift-infer", &["data", "engine", "hub"]),
     ("host/export", "swift-export", &["engine", "hub", "graph"]),
-    ("host/cli", "swift-cli", &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin", "kernels"]),
+    ("host/cli", "swift-cli", &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin"]),
 ];
 
 /// The `swift-*` names under `[dependencies]` of a manifest.
