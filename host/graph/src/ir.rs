@@ -330,11 +330,6 @@ impl Graph {
     pub fn scope_path(&self, value: Value) -> &str {
         &self.scopes[self.node(value).scope as usize].path
     }
-
-    /// Number of parameter elements.
-    pub fn parameter_count(&self) -> u64 {
-        self.params.iter().fold(0, |sum, p| sum.saturating_add(p.elements() as u64))
-    }
 }
 
 impl Op {

@@ -85,11 +85,6 @@ pub struct Adapted {
 }
 
 impl Adapter {
-    /// Whether `folder` looks like an adapter.
-    pub fn is_adapter(folder: &Path) -> bool {
-        folder.join(CONFIG).is_file()
-    }
-
     /// Reads the configuration and the header of the weights.
     ///
     /// # Errors

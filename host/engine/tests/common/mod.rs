@@ -1,5 +1,4 @@
 //! Small models built without a plugin, and deterministic numbers.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use swift_engine::MemoryWeights;
 use swift_graph::checkpoint::{StorageType, TableCheckpoint, TensorInfo};
@@ -17,12 +16,6 @@ impl Numbers {
     pub(crate) fn vec(&mut self, n: usize, scale: f32) -> Vec<f32> {
         (0..n).map(|_| self.next() * scale).collect()
     }
-}
-
-/// Builds a graph whose checkpoint is whatever it loads, with random weights.
-pub(crate) struct Model {
-    pub(crate) builder: Builder,
-    pub(crate) weights: MemoryWeights,
 }
 
 pub(crate) fn build(tensors: &[(&str, &[usize])], body: impl FnOnce(&mut Builder)) -> (Graph, MemoryWeights) {
