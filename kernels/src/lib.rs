@@ -35,6 +35,7 @@
 mod attention;
 mod binary;
 mod cast;
+pub mod cuda;
 mod dropout;
 mod embed;
 mod few_rows;
