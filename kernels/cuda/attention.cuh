@@ -1,5 +1,7 @@
 // Put before the attention sources: which rows a block works on, and which keys a query sees.
 
+constexpr float LOG2E = 1.4426950408889634f;
+
 // The rows of one tile of one sequence: `begin` is the sequence's first row, `first` the tile's first position in it.
 struct Place {
     int begin, length, first;

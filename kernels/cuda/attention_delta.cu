@@ -1,10 +1,10 @@
-// The first step of attention's gradient: delta[row, head] = out . dout, which is the sum over the keys of p times the
-// gradient of p.
+// The first step of attention's gradient, after attention.cuh: for each row and head the logarithm of the softmax's
+// denominator in base 2, and delta = out . dout, which is the sum over the keys of p times the gradient of p.
 
 // 16 lanes to a (row, head); a grid's x covers pairs / 16 of them.
 extern "C" __global__ void __launch_bounds__(256) attention_delta(
-    const T* __restrict__ out, const T* __restrict__ dout, long long pairs, int value_dim, int aligned,
-    float* __restrict__ delta) {
+    const T* __restrict__ out, const T* __restrict__ dout, const float* __restrict__ logsumexp, long long pairs,
+    int value_dim, int aligned, float2* __restrict__ statistics) {
     long long pair = (long long)blockIdx.x * 16 + threadIdx.x / 16;
     int lane = threadIdx.x % 16;
     float sum = 0.0f;
@@ -23,5 +23,5 @@ extern "C" __global__ void __launch_bounds__(256) attention_delta(
     }
 #pragma unroll
     for (int offset = 8; offset > 0; offset >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    if (pair < pairs && lane == 0) delta[pair] = sum;
+    if (pair < pairs && lane == 0) statistics[pair] = make_float2(logsumexp[pair] * LOG2E, sum);
 }

@@ -3,13 +3,13 @@
 
 // Logarithms of the softmax's denominators, and deltas, of up to 64 queries of one head.
 __device__ __forceinline__ void load_statistics(
-    const float* logsumexp, const float* delta, long long first_row, int heads, int head, int queries, SharedTiles& shared) {
+    const float* logsumexp, const float2* statistics, long long first_row, int heads, int head, int queries, SharedTiles& shared) {
     __syncthreads();
     if (threadIdx.x < TILE) {
         bool inside = (int)threadIdx.x < queries;
         long long at = (first_row + threadIdx.x) * heads + head;
         shared.logsumexp[threadIdx.x] = inside ? logsumexp[at] : 0.0f;
-        shared.delta[threadIdx.x] = inside ? delta[at] : 0.0f;
+        shared.delta[threadIdx.x] = inside ? statistics[at].y : 0.0f;
     }
     __syncthreads();
 }
@@ -27,7 +27,7 @@ __device__ __forceinline__ float probability(float score, float soft_cap, float 
 // Grid: slots, heads, slices of head_dim.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
     const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ logsumexp,
-    const float* __restrict__ delta, const T* __restrict__ dout, const unsigned* __restrict__ starts, int count, int rows,
+    const float2* __restrict__ statistics, const T* __restrict__ dout, const unsigned* __restrict__ starts, int count, int rows,
     int heads, int kv_heads, int head_dim, int value_dim, float scale, float soft_cap, int left, int right,
     T* __restrict__ dq) {
     __shared__ SharedTiles shared;
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
     dout += first_row * out_stride + (long long)head * value_dim;
     k += place.begin * k_stride + (long long)kv_head * head_dim;
     v += place.begin * v_stride + (long long)kv_head * value_dim;
-    load_statistics(logsumexp, delta, first_row, heads, head, queries, shared);
+    load_statistics(logsumexp, statistics, first_row, heads, head, queries, shared);
 
     float sums[4][2][4];
     clear(sums);
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
 // The gradient of the keys (KEYS) or of the values, summed over the query heads that share them in the order of the heads.
 template <bool KEYS>
 __device__ __forceinline__ void key_value_gradient(
-    const T* q, const T* k, const T* v, const float* logsumexp, const float* delta, const T* dout, const unsigned* starts,
+    const T* q, const T* k, const T* v, const float* logsumexp, const float2* statistics, const T* dout, const unsigned* starts,
     int count, int rows, int heads, int kv_heads, int head_dim, int value_dim, float scale, float soft_cap, int left,
     int right, T* result) {
     __shared__ SharedTiles shared;
@@ -99,7 +99,7 @@ __device__ __forceinline__ void key_value_gradient(
             long long row = place.begin + query;
             const T* query_tile = q + row * q_stride + (long long)head * head_dim;
             const T* dout_tile = dout + row * out_stride + (long long)head * value_dim;
-            load_statistics(logsumexp, delta, row, heads, head, queries, shared);
+            load_statistics(logsumexp, statistics, row, heads, head, queries, shared);
             float scores[4][4], gradients[4][4];
             dot_products(scores, k, k_stride, keys, query_tile, q_stride, queries, head_dim, shared);
             if (KEYS) dot_products(gradients, v, v_stride, keys, dout_tile, out_stride, queries, value_dim, shared);
@@ -128,21 +128,21 @@ __device__ __forceinline__ void key_value_gradient(
 // Grid: slots, kv_heads, slices of head_dim.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_dk(
     const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ logsumexp,
-    const float* __restrict__ delta, const T* __restrict__ dout, const unsigned* __restrict__ starts, int count, int rows,
+    const float2* __restrict__ statistics, const T* __restrict__ dout, const unsigned* __restrict__ starts, int count, int rows,
     int heads, int kv_heads, int head_dim, int value_dim, float scale, float soft_cap, int left, int right,
     T* __restrict__ dk) {
     key_value_gradient<true>(
-        q, k, v, logsumexp, delta, dout, starts, count, rows, heads, kv_heads, head_dim, value_dim, scale, soft_cap, left,
+        q, k, v, logsumexp, statistics, dout, starts, count, rows, heads, kv_heads, head_dim, value_dim, scale, soft_cap, left,
         right, dk);
 }
 
 // Grid: slots, kv_heads, slices of value_dim.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_dv(
     const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const float* __restrict__ logsumexp,
-    const float* __restrict__ delta, const T* __restrict__ dout, const unsigned* __restrict__ starts, int count, int rows,
+    const float2* __restrict__ statistics, const T* __restrict__ dout, const unsigned* __restrict__ starts, int count, int rows,
     int heads, int kv_heads, int head_dim, int value_dim, float scale, float soft_cap, int left, int right,
     T* __restrict__ dv) {
     key_value_gradient<false>(
-        q, k, v, logsumexp, delta, dout, starts, count, rows, heads, kv_heads, head_dim, value_dim, scale, soft_cap, left,
+        q, k, v, logsumexp, statistics, dout, starts, count, rows, heads, kv_heads, head_dim, value_dim, scale, soft_cap, left,
         right, dv);
 }

@@ -1,17 +1,14 @@
 // Attention forward on tensor cores (Dao, arXiv:2307.08691), for one HEAD_DIM and VALUE_DIM; after attention.cuh and
-// tensor_core.cuh. A block owns ROWS queries of one head; a warp owns 16 * M of them, with their scores, softmax and
-// result in registers. Tiles of KEYS keys and values pass through two stages of shared memory: the next is on its way
-// while one is used.
+// tensor_core.cuh. A block owns queries of one head; a warp owns 16 * ROW_TILES of them, with their scores, softmax and
+// result in registers. Tiles of TILE_KEYS keys and values pass through two stages of shared memory: the next is on its way
+// while one is used. With two row tiles a warp uses each fragment of keys and values twice, if its registers hold them.
 
 #if ELEMENT != 0
 
 constexpr int D = HEAD_DIM, V = VALUE_DIM;
-// Two row tiles a warp where the registers hold them: each key and value fragment is then used twice.
-constexpr int M = V <= 128 ? 2 : 1, WARPS = V <= 128 ? 4 : 8, KEYS = D <= 128 || V > 128 ? 64 : 32;
-constexpr int ROWS = WARPS * M * 16, THREADS = WARPS * 32;
+constexpr int M = ROW_TILES, KEYS = TILE_KEYS, ROWS = WARPS * M * 16, THREADS = WARPS * 32;
 // Rows padded by 16 bytes: eight rows of a matrix then lie in different banks.
 constexpr int DP = D + 8, VP = V + 8;
-constexpr float LOG2E = 1.4426950408889634f;
 
 // Shared memory: q[ROWS][DP], then two stages of k[KEYS][DP] and v[KEYS][VP]; the result leaves through q.
 constexpr int STAGE = KEYS * (DP + VP);
@@ -144,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_mma(
             int query = first_query + 16 * m + 8 * i;
             if (lane % 4 == 0 && query < place.length)
                 logsumexp[(long long)(place.begin + query) * heads + head] =
-                    total > 0.0f ? maximum[2 * m + i] * (factor / LOG2E) + logf(total) : -INFINITE;
+                    total > 0.0f ? maximum[2 * m + i] * factor / LOG2E + logf(total) : -INFINITE;
         }
     T* mine = shared + warp * M * 16 * DP;
     store_accumulators<M, V / 8, DP>(mine, result, 1.0f);

@@ -14,6 +14,11 @@ __device__ __forceinline__ void copy_async(unsigned to, const void* from, bool i
     int bytes = inside ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+// The same for 8 bytes.
+__device__ __forceinline__ void copy_async_pair(unsigned to, const void* from, bool inside) {
+    int bytes = inside ? 8 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N of the thread's groups are unfinished.
 template <int N> __device__ __forceinline__ void copy_async_wait() {
