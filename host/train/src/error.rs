@@ -48,12 +48,26 @@ pub enum TrainError {
         #[source]
         source: BoxError,
     },
+    #[error("{} failed, so this one stops too", named(ranks))]
+    OtherRanks { ranks: Vec<usize> },
+    #[error("rank {rank} has other settings, rows or weights than the ranks it is to train with")]
+    Disagreement { rank: usize },
+    #[error("the ranks lost each other: {source}")]
+    Ranks {
+        #[source]
+        source: BoxError,
+    },
     #[error("cannot restore {what}: {source}")]
     Restore {
         what: String,
         #[source]
         source: BoxError,
     },
+}
+
+fn named(ranks: &[usize]) -> String {
+    let numbers: Vec<String> = ranks.iter().map(usize::to_string).collect();
+    format!("{} {}", if ranks.len() == 1 { "rank" } else { "ranks" }, numbers.join(", "))
 }
 
 fn last_checkpoint(path: Option<&PathBuf>) -> String {
@@ -94,7 +108,11 @@ impl TrainError {
                     .into()
             }
             Self::SaveModel { .. } => "check that the disk is not full and that you may write there".into(),
-            Self::Step { source, .. } | Self::Restore { source, .. } => {
+            Self::OtherRanks { .. } => "look at what that rank says".into(),
+            Self::Disagreement { .. } => {
+                "start all ranks with the same arguments, on the same version of swift, model and data".into()
+            }
+            Self::Step { source, .. } | Self::Restore { source, .. } | Self::Ranks { source } => {
                 return source.downcast_ref::<EngineError>().and_then(EngineError::hint);
             }
         })

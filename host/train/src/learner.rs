@@ -2,6 +2,8 @@
 //!
 //! The engine's training session is the one that matters; tests train a model of a few numbers through the same trait.
 
+use std::borrow::Cow;
+
 use swift_engine::TrainSession;
 pub use swift_engine::{Batch, LossSums};
 
@@ -17,7 +19,7 @@ pub struct Trainable {
 }
 
 /// AdamW's moments of one tensor: name, first moment, second moment.
-pub type Moments<'a> = (String, &'a [f32], &'a [f32]);
+pub use swift_engine::Moments;
 
 /// Holds weights, gradients and optimizer state.
 pub trait Learner {
@@ -26,16 +28,19 @@ pub trait Learner {
     fn accumulate(&mut self, batch: &Batch, scale: f32, dropout_key: u64) -> Result<LossSums, BoxError>;
     /// Forward without dropout and without gradients.
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSums, BoxError>;
-    /// Clips to `max_grad_norm`, updates the weights and zeroes the gradients. Returns the norm before clipping.
+    /// Sums numbers over all ranks, in place. Every rank calls it at the same place with as many numbers.
+    fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), BoxError>;
+    /// Adds up the gradients of all ranks, clips to `max_grad_norm`, updates the weights and zeroes the gradients. Returns
+    /// the norm before clipping.
     fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> Result<f64, BoxError>;
     /// Every trained tensor, in a fixed order.
     fn trainable(&self) -> Vec<Trainable>;
     /// The f32 master values of a trained tensor.
-    fn values(&self, name: &str) -> Option<&[f32]>;
+    fn values(&self, name: &str) -> Option<Cow<'_, [f32]>>;
     /// Replaces the values of a trained tensor.
     fn set_values(&mut self, name: &str, values: &[f32]) -> Result<(), BoxError>;
     /// Optimizer steps taken and the moments, in the order of [`Learner::trainable`].
-    fn optimizer_state(&self) -> (u64, Vec<Moments<'_>>);
+    fn optimizer_state(&self) -> Result<(u64, Vec<Moments<'_>>), BoxError>;
     /// Restores what [`Learner::optimizer_state`] gave.
     fn set_optimizer_state(&mut self, steps: u64, moments: &[(String, Vec<f32>, Vec<f32>)]) -> Result<(), BoxError>;
 }
@@ -49,15 +54,19 @@ impl Learner for TrainSession {
         Ok(self.evaluate(batch)?)
     }
 
+    fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), BoxError> {
+        Ok(self.sum_over_ranks(sums)?)
+    }
+
     fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> Result<f64, BoxError> {
-        Ok(self.step(learning_rate, max_grad_norm))
+        Ok(self.step(learning_rate, max_grad_norm)?)
     }
 
     fn trainable(&self) -> Vec<Trainable> {
         self.trainable().into_iter().map(|tensor| Trainable { name: tensor.name, shape: tensor.shape }).collect()
     }
 
-    fn values(&self, name: &str) -> Option<&[f32]> {
+    fn values(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         self.values(name)
     }
 
@@ -65,8 +74,8 @@ impl Learner for TrainSession {
         Ok(self.set_values(name, values)?)
     }
 
-    fn optimizer_state(&self) -> (u64, Vec<Moments<'_>>) {
-        self.optimizer_state()
+    fn optimizer_state(&self) -> Result<(u64, Vec<Moments<'_>>), BoxError> {
+        Ok(self.optimizer_state()?)
     }
 
     fn set_optimizer_state(&mut self, steps: u64, moments: &[(String, Vec<f32>, Vec<f32>)]) -> Result<(), BoxError> {

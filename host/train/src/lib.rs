@@ -6,6 +6,7 @@
 
 pub mod batching;
 pub mod checkpoint;
+mod clock;
 pub mod error;
 pub mod learner;
 pub mod logging;
@@ -14,12 +15,15 @@ pub mod manifest;
 pub mod memory;
 pub mod optimizer_files;
 pub mod picture;
+mod run_files;
 pub mod schedule;
 pub mod sft;
 pub mod state;
 pub mod tensorboard;
+pub mod world;
 
 pub use batching::{Sample, Sequence};
 pub use error::TrainError;
 pub use learner::{BoxError, Learner, LossSums, Trainable};
 pub use sft::{Observer, Outcome, Output, Plan, Resume, ResumeMode, Run, SftSettings};
+pub use world::World;

@@ -16,7 +16,7 @@ use crate::{
     checkpoint::write_json,
     error::TrainError,
     learner::{BoxError, Learner},
-    optimizer_files::{lost, view, write_tensors},
+    optimizer_files::{values, view, write_tensors},
 };
 
 /// What an adapter folder records of its training.
@@ -131,15 +131,14 @@ pub fn write(folder: &Path, config: &AdapterConfig, learner: &dyn Learner) -> Re
     let path = folder.join(WEIGHTS);
     let bad = |e: safetensors::SafeTensorError| TrainError::Content { path: path.clone(), message: e.to_string() };
     let trainable = learner.trainable();
+    let values = values(&path, learner, &trainable)?;
     let mut views = Vec::new();
-    for tensor in &trainable {
-        let values = learner.values(&tensor.name).ok_or_else(|| lost(&path, &tensor.name))?;
+    for (tensor, values) in trainable.iter().zip(&values) {
         views.push((file_name(&tensor.name).into_owned(), view(values, tensor.shape.clone()).map_err(bad)?));
-    }
-    // PEFT stores a tied head beside its embedding, and does not load without it.
-    if let Some(table) = trainable.iter().find(|tensor| config.tied_embedding.as_ref() == Some(&tensor.name)) {
-        let values = learner.values(&table.name).ok_or_else(|| lost(&path, &table.name))?;
-        views.push((file_name(HEAD).into_owned(), view(values, table.shape.clone()).map_err(bad)?));
+        // PEFT stores a tied head beside its embedding, and does not load without it.
+        if config.tied_embedding.as_ref() == Some(&tensor.name) {
+            views.push((file_name(HEAD).into_owned(), view(values, tensor.shape.clone()).map_err(bad)?));
+        }
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     write_tensors(&path, views, metadata)?;

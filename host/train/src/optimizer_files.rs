@@ -1,12 +1,12 @@
 //! `optimizer.safetensors`: AdamW's moments and, where the saved model is rounded, the exact f32 masters. No pickle.
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{borrow::Cow, collections::HashMap, fs::File, path::Path};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
     error::TrainError,
-    learner::{BoxError, Learner},
+    learner::{BoxError, Learner, Trainable},
 };
 
 /// The file's name in a checkpoint.
@@ -17,16 +17,17 @@ const STEPS: &str = "swift-adamw-1.steps";
 /// Writes the optimizer state; with `masters` also the trained values.
 pub fn write(path: &Path, learner: &dyn Learner, masters: bool) -> Result<(), TrainError> {
     let bad = |e: safetensors::SafeTensorError| TrainError::Content { path: path.into(), message: e.to_string() };
-    let (steps, moments) = learner.optimizer_state();
+    let failed = |source: BoxError| TrainError::SaveModel { path: path.into(), source };
+    let (steps, moments) = learner.optimizer_state().map_err(failed)?;
     let mut views = Vec::new();
     for (name, first, second) in &moments {
-        for (kind, values) in [("exp_avg", *first), ("exp_avg_sq", *second)] {
+        for (kind, values) in [("exp_avg", first), ("exp_avg_sq", second)] {
             views.push((format!("{kind}.{name}"), view(values, vec![values.len()]).map_err(bad)?));
         }
     }
     let trainable = if masters { learner.trainable() } else { Vec::new() };
-    for tensor in &trainable {
-        let values = learner.values(&tensor.name).ok_or_else(|| lost(path, &tensor.name))?;
+    let values = values(path, learner, &trainable)?;
+    for (tensor, values) in trainable.iter().zip(&values) {
         views.push((format!("master.{}", tensor.name), view(values, tensor.shape.clone()).map_err(bad)?));
     }
     // One entry only: a map of several would be written in any order, and equal states must make equal files.
@@ -85,7 +86,16 @@ pub(crate) fn view(values: &[f32], shape: Vec<usize>) -> Result<TensorView<'_>, 
     TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))
 }
 
-pub(crate) fn lost(path: &Path, name: &str) -> TrainError {
+/// The values of trained tensors, in their order.
+pub(crate) fn values<'a>(
+    path: &Path,
+    learner: &'a dyn Learner,
+    tensors: &[Trainable],
+) -> Result<Vec<Cow<'a, [f32]>>, TrainError> {
+    tensors.iter().map(|tensor| learner.values(&tensor.name).ok_or_else(|| lost(path, &tensor.name))).collect()
+}
+
+fn lost(path: &Path, name: &str) -> TrainError {
     TrainError::SaveModel { path: path.into(), source: format!("the engine has no values of `{name}`").into() }
 }
 

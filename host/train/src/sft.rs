@@ -3,11 +3,14 @@
 //! Loss: cross-entropy summed over the labelled tokens of all micro-batches of a step, divided by their number in the
 //! whole step (counted ahead). Loss weights multiply the sum, not the number. State is (step, weights, optimizer):
 //! order and dropout follow from seeds and step, so a resumed run is the uninterrupted one, bit for bit.
+//!
+//! Over several ranks a step has `gradient_accumulation_steps` micro-batches for each of them, dealt round robin. Every
+//! rank plans the whole step, so it knows the denominator; sums are added over the ranks, and rank 0 alone writes.
 
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use serde::Serialize;
@@ -17,14 +20,16 @@ use swift_hub::peft::Adapter;
 use crate::{
     batching::{self, Loader, Sample},
     checkpoint,
+    clock::Clock,
     error::TrainError,
     learner::{BoxError, Learner, LossSums},
-    logging::{EvalRow, LogFile, LogRow},
+    logging::{EvalRow, LogRow},
     lora_files::{self, AdapterConfig},
-    memory, optimizer_files, picture,
+    memory, optimizer_files,
+    run_files::RunFiles,
     schedule::{self, Every, Schedule},
     state::{Best, Course, Identity, Pending, TrainerState},
-    tensorboard::EventFile,
+    world::{Together, World},
 };
 
 /// Everything that steers the recipe, resolved.
@@ -111,7 +116,10 @@ pub struct Plan {
     pub steps_per_epoch: u64,
     pub max_steps: u64,
     pub warmup_steps: u64,
+    /// Of all ranks together.
     pub samples_per_step: usize,
+    /// Number of ranks.
+    pub world_size: usize,
     pub trainable_parameters: u64,
     pub trainable_tensors: usize,
     /// Rows of the largest micro-batch possible with these samples.
@@ -159,13 +167,28 @@ pub trait Observer {
     fn on_end(&mut self, outcome: &Outcome);
 }
 
+/// The observer of ranks that do not report.
+struct Silent;
+
+impl Observer for Silent {
+    fn on_start(&mut self, _: &Plan, _: u64) {}
+    fn on_warning(&mut self, _: &str) {}
+    fn on_step(&mut self, _: &StepReport) {}
+    fn on_log(&mut self, _: &LogRow) {}
+    fn on_eval(&mut self, _: &EvalRow) {}
+    fn on_save(&mut self, _: &Path) {}
+    fn on_end(&mut self, _: &Outcome) {}
+}
+
 /// One run of the recipe.
 pub struct Run<'a> {
     pub settings: &'a SftSettings,
     pub learner: &'a mut dyn Learner,
+    /// This process among those that run the same recipe with the same samples.
+    pub world: World,
     pub train: &'a [Sample],
     pub evaluation: &'a [Sample],
-    /// Exists; checkpoints, logs and pictures go there.
+    /// Exists; checkpoints, logs and pictures go there. Only rank 0 looks at it.
     pub run_folder: &'a Path,
     pub output: Output<'a>,
     /// `args.json`.
@@ -173,38 +196,59 @@ pub struct Run<'a> {
     /// Shown on the picture.
     pub title: &'a str,
     pub resume: Option<Resume>,
-    /// Set from a signal handler: finish the micro-batch, save, return.
+    /// Set from a signal handler: finish the micro-batch (over several ranks: the step), save, return.
     pub stop: &'a AtomicBool,
     pub observer: &'a mut dyn Observer,
 }
 
 /// Trains until `max_steps` or until `stop` is set.
-pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
-    let Run { settings, learner, train, evaluation, run_folder, output, args, title, resume, stop, observer } = run;
+pub fn sft(mut run: Run<'_>) -> Result<Outcome, TrainError> {
+    let mut together = Together::new(run.world);
+    let result = recipe(&mut run, &mut together);
+    if result.is_err() {
+        together.tell(run.learner);
+    }
+    result
+}
+
+fn recipe(run: &mut Run<'_>, together: &mut Together) -> Result<Outcome, TrainError> {
+    let Run { settings, world, train, evaluation, run_folder, ref output, args, title, ref resume, stop, .. } = *run;
+    let learner: &mut dyn Learner = &mut *run.learner;
+    let mut silent = Silent;
+    let observer: &mut dyn Observer = if world.leads() { &mut *run.observer } else { &mut silent };
     let loader = Loader {
         samples: train.len(),
         batch_size: settings.per_device_train_batch_size,
-        accumulation: settings.gradient_accumulation_steps,
+        accumulation: settings.gradient_accumulation_steps * world.size,
         shuffle: settings.shuffle,
         seed: settings.data_seed,
     };
-    let plan = make_plan(settings, &loader, train, evaluation, learner)?;
+    let plan = make_plan(settings, &loader, world, train, evaluation, learner)?;
     let mut state = first_state(settings, &plan, train);
-    checkpoint::remove_stale(run_folder)?;
-    if let Some(resume) = &resume {
-        state = restore(resume, state, learner, &output, observer)?;
+    if world.leads() {
+        checkpoint::remove_stale(run_folder)?;
+    }
+    if let Some(resume) = resume {
+        state = restore(resume, state, learner, output, observer)?;
     }
     let first_step = state.global_step;
-    let mut log = LogFile::open(run_folder, first_step)?;
-    let mut events = settings.tensorboard.then(|| EventFile::create(run_folder, first_step)).transpose()?;
+    let open = || RunFiles::open(run_folder, first_step, title, settings.tensorboard);
+    let mut files = world.leads().then(open).transpose()?;
+    let held_out = batching::digest(evaluation);
+    together.agree(learner, &format!("{settings:?} {plan:?} {:?} {first_step} {held_out}", state.identity))?;
     let mut last_checkpoint = resume.as_ref().map(|resume| resume.checkpoint.clone());
     let mut clock = Clock::new(state.elapsed_seconds);
     let mut saved_at = resume.as_ref().map(|_| first_step);
     let mut order = (0, loader.order(0));
-    let (mut last_loss, mut last_eval_loss, mut interrupted) = (None, None, false);
+    let (mut last_loss, mut last_eval_loss) = (None, None);
+    let (mut stopping, mut interrupted) = (false, false);
     observer.on_start(&plan, first_step);
 
     'steps: while state.global_step < plan.max_steps {
+        if stopping {
+            interrupted = true;
+            break;
+        }
         // The samples of this step, and the number of tokens its loss is divided by.
         let step = state.global_step + 1;
         let epoch = state.global_step / plan.steps_per_epoch;
@@ -223,31 +267,38 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
 
         // Gradients of the micro-batches add up.
         clock.begin();
-        let mut sums = LossSums::default();
-        let mut tokens = 0;
-        for (micro, samples) in window.iter().enumerate() {
-            if stop.load(Ordering::Relaxed) {
+        let mut own = LossSums::default();
+        let mut own_tokens = 0;
+        for (micro, samples) in world.share(&window) {
+            if world.size == 1 && stop.load(Ordering::Relaxed) {
                 interrupted = true;
                 break 'steps;
             }
             let batch = batching::batch(samples.iter().copied());
-            tokens += batch.tokens.len() as u64;
+            own_tokens += batch.tokens.len() as u64;
             let key = batching::dropout_key(settings.seed, step, micro as u64);
             let rows = || batching::origins(samples.iter().copied());
             let got = learner
                 .accumulate(&batch, (1.0 / labelled as f64) as f32, key)
                 .map_err(|source| TrainError::Step { step, rows: rows(), source })?;
             finite(step, "loss", got.loss, rows, last_checkpoint.as_ref())?;
-            add(&mut sums, &got);
+            add(&mut own, &got);
         }
+        // Ranks stop after the same step, whichever of them was asked to.
+        let stop_here = f64::from(u8::from(stop.load(Ordering::Relaxed)));
+        let (sums, [tokens, stops]) = sum(learner, together, &own, [own_tokens as f64, stop_here])?;
+        let tokens = tokens as u64;
+        stopping = stops > 0.0;
         let rate =
             settings.learning_rate * settings.schedule.factor(state.global_step, plan.warmup_steps, plan.max_steps);
         let rows = || batching::origins(window.iter().flatten().copied());
+        together.reachable = false;
         let norm = learner.step(rate, settings.max_grad_norm).map_err(|source| TrainError::Step {
             step,
             rows: rows(),
             source,
         })?;
+        together.reachable = true;
         finite(step, "gradient norm", norm, rows, last_checkpoint.as_ref())?;
         clock.end(tokens);
 
@@ -271,28 +322,16 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
         let first = settings.logging_first_step && step == 1;
         if first || step.is_multiple_of(settings.logging_steps) || step == plan.max_steps {
             let row = log_row(&state, &plan, norm, rate, &mut clock);
-            log.append(row.to_json())?;
-            if let Some(events) = &mut events {
-                events.scalars(
-                    step,
-                    &[
-                        ("train/loss", row.loss),
-                        ("train/token_acc", row.token_accuracy),
-                        ("train/grad_norm", row.gradient_norm),
-                        ("train/learning_rate", row.learning_rate),
-                        ("train/epoch", row.epoch),
-                        ("train/tokens_per_second", row.tokens_per_second),
-                    ],
-                )?;
+            if let Some(files) = &mut files {
+                files.log(&row)?;
             }
             observer.on_log(&row);
             state.pending = Pending::default();
         }
         if !evaluation.is_empty() && settings.evaluate.is_due(step, plan.steps_per_epoch, plan.max_steps) {
-            let row = evaluate(learner, evaluation, settings, &state, &plan)?;
-            log.append(row.to_json())?;
-            if let Some(events) = &mut events {
-                events.scalars(step, &[("eval/loss", row.loss), ("eval/token_acc", row.token_accuracy)])?;
+            let row = evaluate(learner, together, world, evaluation, settings, &state, &plan)?;
+            if let Some(files) = &mut files {
+                files.evaluated(&row)?;
             }
             observer.on_eval(&row);
             note_best(&mut state, &row, settings.best_metric);
@@ -300,9 +339,12 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
         }
         if settings.save.is_due(step, plan.steps_per_epoch, plan.max_steps) {
             state.elapsed_seconds = clock.elapsed();
-            let path = save(run_folder, &mut state, learner, &output, args, settings)?;
-            draw(run_folder, title, &log)?;
-            observer.on_save(&path);
+            let path = save(run_folder, &mut state, learner, world, output, args, settings)?;
+            if let Some(files) = &files {
+                files.draw()?;
+                observer.on_save(&path);
+            }
+            together.meet(learner)?;
             (last_checkpoint, saved_at) = (Some(path), Some(step));
         }
     }
@@ -310,11 +352,14 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
     // Stopped between two micro-batches: the half-summed gradient is dropped, the resumed run computes it again.
     if interrupted && saved_at != Some(state.global_step) && state.global_step > 0 {
         state.elapsed_seconds = clock.elapsed();
-        let path = save(run_folder, &mut state, learner, &output, args, settings)?;
+        let path = save(run_folder, &mut state, learner, world, output, args, settings)?;
         observer.on_save(&path);
         last_checkpoint = Some(path);
     }
-    draw(run_folder, title, &log)?;
+    if let Some(files) = &files {
+        files.draw()?;
+    }
+    together.meet(learner)?;
     let outcome = Outcome {
         global_step: state.global_step,
         max_steps: plan.max_steps,
@@ -333,9 +378,23 @@ pub fn sft(run: Run<'_>) -> Result<Outcome, TrainError> {
     Ok(outcome)
 }
 
+/// A step's sums over all ranks, with two numbers more.
+fn sum(
+    learner: &mut dyn Learner,
+    together: &mut Together,
+    own: &LossSums,
+    more: [f64; 2],
+) -> Result<(LossSums, [f64; 2]), TrainError> {
+    // Counts are exact in f64 up to 2^53.
+    let numbers = [own.loss, own.weight, own.correct as f64, own.counted as f64, more[0], more[1]];
+    let [loss, weight, correct, counted, first, second] = together.sum(learner, numbers)?;
+    Ok((LossSums { loss, weight, correct: correct as u64, counted: counted as u64 }, [first, second]))
+}
+
 fn make_plan(
     settings: &SftSettings,
     loader: &Loader,
+    world: World,
     train: &[Sample],
     evaluation: &[Sample],
     learner: &dyn Learner,
@@ -371,6 +430,7 @@ fn make_plan(
         max_steps,
         warmup_steps: schedule::warmup_steps(max_steps, settings.warmup_steps, settings.warmup_ratio),
         samples_per_step: loader.batch_size * loader.accumulation,
+        world_size: world.size,
         trainable_parameters: trainable.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum(),
         trainable_tensors: trainable.len(),
         most_rows: rows.iter().take(loader.batch_size).sum(),
@@ -387,6 +447,7 @@ fn first_state(settings: &SftSettings, plan: &Plan, train: &[Sample]) -> Trainer
             data_sha256: batching::digest(train),
             per_device_train_batch_size: settings.per_device_train_batch_size as u64,
             gradient_accumulation_steps: settings.gradient_accumulation_steps as u64,
+            world_size: plan.world_size as u64,
             train_dataloader_shuffle: settings.shuffle,
             seed: settings.seed,
             data_seed: settings.data_seed,
@@ -459,6 +520,14 @@ fn restore(
                     .into(),
         });
     }
+    if saved.identity.world_size != fresh.identity.world_size {
+        observer.on_warning(&format!(
+            "resuming with {} instead of {}: gradients are added in another order, so the result will differ from the \
+             uninterrupted run in its last bits",
+            ranks(fresh.identity.world_size),
+            ranks(saved.identity.world_size)
+        ));
+    }
     let changed = saved.course.differences(&fresh.course);
     if !changed.is_empty() {
         observer.on_warning(&format!(
@@ -466,7 +535,11 @@ fn restore(
             changed.join(", ")
         ));
     }
-    Ok(TrainerState { course: fresh.course, ..saved })
+    Ok(TrainerState { identity: fresh.identity, course: fresh.course, ..saved })
+}
+
+fn ranks(count: u64) -> String {
+    if count == 1 { "one process".into() } else { format!("{count} ranks") }
 }
 
 fn finite(
@@ -502,26 +575,24 @@ fn log_row(state: &TrainerState, plan: &Plan, norm: f64, rate: f64, clock: &mut 
     }
 }
 
-/// Mean loss over the labelled tokens of the whole validation set, whatever the batch size.
+/// Mean loss over the labelled tokens of the whole validation set, whatever the batch size and the number of ranks.
 fn evaluate(
     learner: &mut dyn Learner,
+    together: &mut Together,
+    world: World,
     samples: &[Sample],
     settings: &SftSettings,
     state: &TrainerState,
     plan: &Plan,
 ) -> Result<EvalRow, TrainError> {
     let started = Instant::now();
-    let mut sums = LossSums::default();
-    for chunk in samples.chunks(settings.per_device_eval_batch_size) {
-        let rows = || batching::origins(chunk);
+    let mut own = LossSums::default();
+    for (_, chunk) in world.share(samples.chunks(settings.per_device_eval_batch_size)) {
         let step = state.global_step;
-        let got = learner.evaluate(&batching::batch(chunk)).map_err(|source| TrainError::Step {
-            step,
-            rows: rows(),
-            source,
-        })?;
-        add(&mut sums, &got);
+        let failed = |source| TrainError::Step { step, rows: batching::origins(chunk), source };
+        add(&mut own, &learner.evaluate(&batching::batch(chunk)).map_err(failed)?);
     }
+    let (sums, _) = sum(learner, together, &own, [0.0; 2])?;
     let counted = sums.counted.max(1) as f64;
     Ok(EvalRow {
         step: state.global_step,
@@ -550,11 +621,12 @@ fn note_best(state: &mut TrainerState, row: &EvalRow, metric: BestMetric) {
     }
 }
 
-/// Writes a checkpoint and removes the oldest beyond the limit.
+/// Writes a checkpoint and removes the oldest beyond the limit. Ranks other than 0 only note it.
 fn save(
     run_folder: &Path,
     state: &mut TrainerState,
     learner: &dyn Learner,
+    world: World,
     output: &Output<'_>,
     args: &Value,
     settings: &SftSettings,
@@ -562,6 +634,10 @@ fn save(
     let name = format!("checkpoint-{}", state.global_step);
     if state.best.as_ref().is_some_and(|best| best.step == state.global_step) {
         state.best_model_checkpoint = Some(name.clone());
+    }
+    if !world.leads() {
+        // The folder is rank 0's: only the name is known here.
+        return Ok(name.into());
     }
     let path = checkpoint::write(run_folder, state.global_step, |folder| {
         match output {
@@ -588,63 +664,4 @@ fn save(
         }
     }
     Ok(path)
-}
-
-fn draw(run_folder: &Path, title: &str, log: &LogFile) -> Result<(), TrainError> {
-    let folder = run_folder.join("images");
-    std::fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
-    let svg = picture::svg(title, &log.column("loss"), &log.column("eval_loss"), &log.column("learning_rate"));
-    checkpoint::write_atomically(&folder.join("loss.svg"), svg.as_bytes())
-}
-
-/// Time spent: all of it, and the part that trained.
-struct Clock {
-    started: Instant,
-    /// Seconds of the sessions before this one.
-    before: f64,
-    step_started: Instant,
-    training: Duration,
-    steps: u64,
-    row_training: Duration,
-    row_tokens: u64,
-}
-
-impl Clock {
-    fn new(before: f64) -> Self {
-        let now = Instant::now();
-        let zero = Duration::ZERO;
-        Self { started: now, before, step_started: now, training: zero, steps: 0, row_training: zero, row_tokens: 0 }
-    }
-
-    fn begin(&mut self) {
-        self.step_started = Instant::now();
-    }
-
-    fn end(&mut self, tokens: u64) {
-        let took = self.step_started.elapsed();
-        self.training += took;
-        self.row_training += took;
-        self.row_tokens += tokens;
-        self.steps += 1;
-    }
-
-    fn new_row(&mut self) {
-        (self.row_training, self.row_tokens) = (Duration::ZERO, 0);
-    }
-
-    fn elapsed(&self) -> f64 {
-        self.before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn seconds_per_step(&self) -> f64 {
-        self.training.as_secs_f64() / self.steps.max(1) as f64
-    }
-
-    fn remaining(&self, steps: u64) -> f64 {
-        self.started.elapsed().as_secs_f64() / self.steps.max(1) as f64 * steps as f64
-    }
-
-    fn tokens_per_second(&self) -> f64 {
-        self.row_tokens as f64 / self.row_training.as_secs_f64().max(1e-9)
-    }
 }

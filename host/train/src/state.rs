@@ -41,6 +41,9 @@ pub struct Identity {
     pub data_sha256: String,
     pub per_device_train_batch_size: u64,
     pub gradient_accumulation_steps: u64,
+    /// Number of ranks. It may change where the micro-batches of a step stay the same.
+    #[serde(default = "one")]
+    pub world_size: u64,
     pub train_dataloader_shuffle: bool,
     pub seed: u64,
     pub data_seed: u64,
@@ -49,16 +52,27 @@ pub struct Identity {
 impl Identity {
     /// Names of the fields that differ.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let micro_batches = |identity: &Self| identity.gradient_accumulation_steps * identity.world_size;
+        let accumulation = if self.world_size == other.world_size {
+            "--gradient_accumulation_steps"
+        } else {
+            "the micro-batches of a step (--gradient_accumulation_steps times the number of ranks)"
+        };
         let pairs = [
             ("the encoded training rows", self.data_sha256 != other.data_sha256),
             ("--per_device_train_batch_size", self.per_device_train_batch_size != other.per_device_train_batch_size),
-            ("--gradient_accumulation_steps", self.gradient_accumulation_steps != other.gradient_accumulation_steps),
+            (accumulation, micro_batches(self) != micro_batches(other)),
             ("--train_dataloader_shuffle", self.train_dataloader_shuffle != other.train_dataloader_shuffle),
             ("--seed", self.seed != other.seed),
             ("--data_seed", self.data_seed != other.data_seed),
         ];
         pairs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
+}
+
+/// Checkpoints of one process do not name it.
+fn one() -> u64 {
+    1
 }
 
 /// What may change on purpose, but makes another run than the uninterrupted one.

@@ -5,106 +5,22 @@ mod bigram;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
 };
 
-use bigram::Bigram;
-use serde_json::{Value, json};
-use swift_graph::{Checkpoint, lora::LoraConfig};
+use bigram::{
+    Bigram,
+    recipe::{VOCABULARY, Watch, adapter, assert_same_files, log_of, samples, settings},
+};
+use serde_json::json;
+use swift_graph::Checkpoint;
 use swift_hub::peft::Adapter;
 use swift_train::{
-    Learner, Observer, Outcome, Output, Plan, Resume, ResumeMode, Run, Sample, Sequence, SftSettings, TrainError,
-    checkpoint,
+    Learner, Outcome, Output, Plan, Resume, ResumeMode, Run, Sample, SftSettings, TrainError, World, checkpoint,
     learner::BoxError,
-    logging::{EvalRow, LogRow},
-    lora_files::{self, AdapterConfig},
-    schedule::{Every, Schedule},
-    sft::{BestMetric, FullModelWriter, StepReport, sft},
+    lora_files,
+    sft::{FullModelWriter, sft},
 };
-
-const VOCABULARY: usize = 11;
-
-fn samples(count: u32, seed: u32) -> Vec<Sample> {
-    (0..count)
-        .map(|i| {
-            let tokens: Vec<u32> = (0..4 + i % 5).map(|j| (i * 7 + j * j * 3 + seed) % VOCABULARY as u32).collect();
-            let weights = (0..tokens.len()).map(|j| if j < 2 { 0.0 } else { 1.0 }).collect();
-            Sequence { tokens, weights, origin: format!("rows.jsonl:{}", i + 1) }.into()
-        })
-        .collect()
-}
-
-fn settings() -> SftSettings {
-    SftSettings {
-        per_device_train_batch_size: 2,
-        per_device_eval_batch_size: 3,
-        gradient_accumulation_steps: 2,
-        num_train_epochs: 3.0,
-        max_steps: None,
-        learning_rate: 0.05,
-        schedule: Schedule::Cosine,
-        warmup_steps: 2,
-        warmup_ratio: 0.0,
-        max_grad_norm: Some(1.0),
-        weight_decay: 0.1,
-        adam_beta1: 0.9,
-        adam_beta2: 0.95,
-        adam_epsilon: 1e-8,
-        logging_steps: 4,
-        logging_first_step: true,
-        evaluate: Every::Steps(3),
-        save: Every::Steps(3),
-        save_total_limit: None,
-        save_only_model: false,
-        best_metric: BestMetric::Loss,
-        links: true,
-        tensorboard: true,
-        shuffle: true,
-        seed: 42,
-        data_seed: 7,
-    }
-}
-
-fn adapter() -> AdapterConfig {
-    AdapterConfig {
-        base_model: "bigram".into(),
-        // The table is a module trained whole: its name in the file has PEFT's prefix, its name here has not.
-        lora: LoraConfig { rank: 4, modules_to_save: vec!["table".into()], ..LoraConfig::default() },
-        tied_embedding: None,
-    }
-}
-
-/// Stops the run after a number of steps of this session; keeps what was reported.
-struct Watch<'a> {
-    stop: &'a AtomicBool,
-    stop_after: Option<u64>,
-    steps: u64,
-    losses: Vec<f64>,
-    warnings: Vec<String>,
-    plan: Option<Plan>,
-}
-
-impl Observer for Watch<'_> {
-    fn on_start(&mut self, plan: &Plan, _first_step: u64) {
-        self.plan = Some(plan.clone());
-    }
-    fn on_warning(&mut self, message: &str) {
-        self.warnings.push(message.into());
-    }
-    fn on_step(&mut self, report: &StepReport) {
-        self.steps += 1;
-        self.losses.push(report.loss);
-        if Some(self.steps) == self.stop_after {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-    fn on_log(&mut self, _row: &LogRow) {}
-    fn on_eval(&mut self, _row: &EvalRow) {}
-    fn on_save(&mut self, checkpoint: &Path) {
-        checkpoint::verify(checkpoint).unwrap();
-    }
-    fn on_end(&mut self, _outcome: &Outcome) {}
-}
 
 struct Session {
     outcome: Outcome,
@@ -135,11 +51,12 @@ fn train(
     full: bool,
 ) -> Result<Session, TrainError> {
     let stop = AtomicBool::new(false);
-    let mut watch = Watch { stop: &stop, stop_after, steps: 0, losses: vec![], warnings: vec![], plan: None };
+    let mut watch = Watch::new(&stop, stop_after);
     let mut learner = Bigram::new(VOCABULARY);
     let outcome = sft(Run {
         settings,
         learner: &mut learner,
+        world: World::default(),
         train: rows,
         evaluation: &samples(4, 5),
         run_folder: folder,
@@ -156,54 +73,6 @@ fn train(
 
 fn resume_from(checkpoint: PathBuf) -> Option<Resume> {
     Some(Resume { checkpoint, mode: ResumeMode::Everything })
-}
-
-/// Rows of the log without their timings.
-fn log_of(folder: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(folder.join("logging.jsonl")).unwrap();
-    let clean = |line: &str| {
-        let mut row: Value = serde_json::from_str(line).unwrap();
-        for column in [
-            "elapsed_time",
-            "remaining_time",
-            "memory(GiB)",
-            "train_speed(s/it)",
-            "train_speed(tokens/s)",
-            "eval_runtime",
-        ] {
-            row.as_object_mut().unwrap().remove(column);
-        }
-        row
-    };
-    text.lines().map(clean).collect()
-}
-
-/// Every file of a checkpoint except the clock.
-fn bytes_of(checkpoint: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(checkpoint).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let mut bytes = fs::read(&path).unwrap();
-        if name == "trainer_state.json" {
-            let mut state: Value = serde_json::from_slice(&bytes).unwrap();
-            state["elapsed_seconds"] = json!(0);
-            bytes = state.to_string().into_bytes();
-        }
-        if name != checkpoint::MANIFEST {
-            files.push((name, bytes));
-        }
-    }
-    files.sort();
-    files
-}
-
-fn assert_same_files(left: &Path, right: &Path) {
-    let (left, right) = (bytes_of(left), bytes_of(right));
-    assert_eq!(left.len(), right.len());
-    for (a, b) in left.iter().zip(&right) {
-        assert!(a == b, "{} and {} differ", a.0, b.0);
-    }
 }
 
 #[test]
