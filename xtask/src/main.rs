@@ -5,6 +5,7 @@
 
 mod demo;
 mod docs;
+mod gpu;
 mod names;
 mod plugins;
 mod test;
@@ -24,6 +25,8 @@ usage: cargo xtask <chore>
   demo                    build swift, fine-tune a small model, and show what it learned
   demo pretrain           make the demo's model again: untrained weights, corpus, `swift pt`
   docs [--check]          write the generated pages of docs/, or compare them
+  gpu pack                build the GPU tests and the GPU benchmark for a machine that has a GPU and no Rust
+           [--output FOLDER] [--profile NAME] [--only NAME,NAME]
 ";
 
 /// What a chore ends with; the message says what to do.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         ["demo", "pretrain"] => demo::pretrain(),
         ["docs"] => docs::write(false),
         ["docs", "--check"] => docs::write(true),
+        ["gpu", "pack", ref more @ ..] => gpu::pack(more),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
