@@ -18,6 +18,7 @@ pub mod picture;
 mod run_files;
 pub mod schedule;
 pub mod sft;
+mod start;
 pub mod state;
 pub mod tensorboard;
 pub mod world;
