@@ -72,7 +72,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=8, help="measured steps of each")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds; what would not fit is left out and said")
-    parser.add_argument("--work", type=Path, help="folder for the checkpoints (16 GiB with the 4B shape; default: memory, else a temporary one)")
+    parser.add_argument("--work", type=Path, help="folder for the checkpoints (10 GiB; default: memory, else a temporary one)")
     parser.add_argument("--output", type=Path, default=Path("."), help="folder for gpu.json, gpu.md and logs")
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="gpu.json of earlier runs, to print one table of all")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
@@ -513,7 +513,7 @@ def main():
     made = None
     if options.work is None:
         memory = Path("/dev/shm")
-        roomy = memory.is_dir() and shutil.disk_usage(memory).free > 24 << 30
+        roomy = memory.is_dir() and shutil.disk_usage(memory).free > 12 << 30
         made = options.work = Path(tempfile.mkdtemp(prefix="swift-gpu-", dir=memory if roomy and not options.dry_run else None))
     options.work.mkdir(parents=True, exist_ok=True)
     print(preload(), flush=True)
