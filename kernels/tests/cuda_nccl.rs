@@ -28,7 +28,7 @@ fn found() -> bool {
 
 /// What one rank finds: its sums and what it was sent.
 fn run(device: &Device, id: &UniqueId, rank: usize, ranks: usize) -> (Vec<f32>, Vec<f64>, Vec<f32>) {
-    let mut communicator = Communicator::new(device, id, rank, ranks, TIMEOUT).expect("a communicator");
+    let communicator = Communicator::new(device, id, rank, ranks, TIMEOUT).expect("a communicator");
     assert_eq!((communicator.rank(), communicator.world_size()), (rank, ranks));
     let own: Vec<f32> = (0..1003).map(|i| (rank * 10_000 + i) as f32).collect();
     let tensor = device.from_f32(&own, Dtype::F32).expect("memory");

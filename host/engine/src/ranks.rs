@@ -11,6 +11,8 @@ use swift_kernels::cuda::{
     nccl::{Communicator, ID_BYTES, UniqueId},
 };
 
+use crate::error::EngineError;
+
 /// How long the ranks wait for each other at the start unless told otherwise.
 const MEETING: Duration = Duration::from_secs(300);
 /// How long a rank waits for the others in a step unless told otherwise.
@@ -68,6 +70,15 @@ impl RanksError {
             Self::Meeting { hint, .. } => hint.clone(),
             Self::Cuda(error) => return error.hint(),
         })
+    }
+}
+
+impl From<RanksError> for EngineError {
+    fn from(error: RanksError) -> Self {
+        match error {
+            RanksError::Cuda(error) => Self::Cuda(error),
+            other => Self::Placement { message: other.to_string(), hint: other.hint().unwrap_or_default() },
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! It must not know how ranks find each other: whoever starts them carries the [`UniqueId`] from the first to the others.
 
 use std::{
+    cell::{Cell, RefCell},
     ffi::{CStr, OsStr, c_char, c_int, c_void},
     sync::OnceLock,
     time::{Duration, Instant},
@@ -154,15 +155,16 @@ pub fn version() -> Result<&'static str, CudaError> {
 /// Every operation must be called by all ranks, in the same order. Work goes to the device's stream, as any other.
 pub struct Communicator {
     functions: &'static Functions,
-    handle: Handle,
+    /// Null once the ranks have lost each other.
+    handle: Cell<Handle>,
     rank: usize,
     world_size: usize,
     timeout: Duration,
     /// The values of [`Self::all_reduce_sum_f64`].
-    small: Buffer,
+    small: RefCell<Buffer>,
 }
 
-// SAFETY: NCCL binds a communicator to a GPU, not to a thread; `&self` is not shared between threads (it is not Sync).
+// SAFETY: NCCL binds a communicator to a GPU, not to a thread, and one thread at a time uses it (it is not Sync).
 unsafe impl Send for Communicator {}
 
 impl Communicator {
@@ -190,7 +192,7 @@ impl Communicator {
         // SAFETY: the id is plain data passed by value, the handle is written by a successful call only.
         let code = unsafe { (functions.comm_init_rank)(&raw mut handle, count, *id, own) };
         functions.check("ncclCommInitRank", code)?;
-        Ok(Self { functions, handle, rank, world_size, timeout, small })
+        Ok(Self { functions, handle: Cell::new(handle), rank, world_size, timeout, small: RefCell::new(small) })
     }
 
     /// This process's place, from 0.
@@ -218,15 +220,16 @@ impl Communicator {
     ///
     /// # Errors
     /// When NCCL fails, or the other ranks do not come within the timeout.
-    pub fn all_reduce_sum_f64(&mut self, device: &Device, values: &mut [f64]) -> Result<(), CudaError> {
+    pub fn all_reduce_sum_f64(&self, device: &Device, values: &mut [f64]) -> Result<(), CudaError> {
         if values.is_empty() {
             return Ok(());
         }
         let bytes = size_of_val(values);
-        if bytes > self.small.bytes() {
-            self.small = device.allocate(bytes.next_power_of_two())?;
+        let mut small = self.small.borrow_mut();
+        if bytes > small.bytes() {
+            *small = device.allocate(bytes.next_power_of_two())?;
         }
-        let tensor = self.small.at(0, bytes, Dtype::U8);
+        let tensor = small.at(0, bytes, Dtype::U8);
         device.upload(bytemuck::cast_slice(values), tensor)?;
         self.reduce(device, tensor, values.len(), FLOAT64)?;
         self.wait(device)?;
@@ -241,24 +244,24 @@ impl Communicator {
         if root >= self.world_size {
             return Err(CudaError::invalid(format!("broadcast from rank {root} of {}", self.world_size)));
         }
-        self.usable()?;
+        let handle = self.handle()?;
         device.bind()?;
         let address = tensor.address() as *mut c_void;
         let stream = device.stream().cu_stream().cast();
         // SAFETY: the tensor names that many bytes of device memory, read and written on the device's stream.
         let code = unsafe {
-            (self.functions.broadcast)(address, address, tensor.bytes(), UINT8, root as c_int, self.handle, stream)
+            (self.functions.broadcast)(address, address, tensor.bytes(), UINT8, root as c_int, handle, stream)
         };
         self.functions.check("ncclBroadcast", code)
     }
 
     fn reduce(&self, device: &Device, tensor: Tensor, count: usize, kind: c_int) -> Result<(), CudaError> {
-        self.usable()?;
+        let handle = self.handle()?;
         device.bind()?;
         let address = tensor.address() as *mut c_void;
         let stream = device.stream().cu_stream().cast();
         // SAFETY: the tensor names `count` elements of this kind in device memory, read and written on the device's stream.
-        let code = unsafe { (self.functions.all_reduce)(address, address, count, kind, SUM, self.handle, stream) };
+        let code = unsafe { (self.functions.all_reduce)(address, address, count, kind, SUM, handle, stream) };
         self.functions.check("ncclAllReduce", code)
     }
 
@@ -267,7 +270,7 @@ impl Communicator {
     /// # Errors
     /// When NCCL reports an error, or the other ranks do not come within the timeout. The communicator cannot be used
     /// any more then.
-    pub fn wait(&mut self, device: &Device) -> Result<(), CudaError> {
+    pub fn wait(&self, device: &Device) -> Result<(), CudaError> {
         let event = device.stream().record_event(None).map_err(|e| CudaError::call("recording an event", e))?;
         let started = Instant::now();
         while !event.try_is_complete().map_err(|e| CudaError::call("the work before a sum over ranks", e))? {
@@ -290,16 +293,17 @@ impl Communicator {
         Ok(())
     }
 
-    fn usable(&self) -> Result<(), CudaError> {
-        if self.handle.is_null() { Err(CudaError::invalid("the ranks have lost each other")) } else { Ok(()) }
+    fn handle(&self) -> Result<Handle, CudaError> {
+        let handle = self.handle.get();
+        if handle.is_null() { Err(CudaError::invalid("the ranks have lost each other")) } else { Ok(handle) }
     }
 
     /// What NCCL's own threads met: a rank that died, a network that broke.
-    fn asynchronous_error(&mut self) -> Result<(), CudaError> {
-        self.usable()?;
+    fn asynchronous_error(&self) -> Result<(), CudaError> {
+        let handle = self.handle()?;
         let mut state = SUCCESS;
         // SAFETY: the handle is valid and the function writes one integer.
-        let code = unsafe { (self.functions.comm_get_async_error)(self.handle, &raw mut state) };
+        let code = unsafe { (self.functions.comm_get_async_error)(handle, &raw mut state) };
         self.functions.check("ncclCommGetAsyncError", code)?;
         if state == SUCCESS || state == IN_PROGRESS {
             return Ok(());
@@ -309,8 +313,8 @@ impl Communicator {
     }
 
     /// Ends what hangs; destroying would wait for it.
-    fn abort(&mut self) {
-        let handle = std::mem::replace(&mut self.handle, std::ptr::null_mut());
+    fn abort(&self) {
+        let handle = self.handle.replace(std::ptr::null_mut());
         if !handle.is_null() {
             // SAFETY: the handle is valid and is forgotten here. An error on the way to reporting another one says nothing.
             let _ = unsafe { (self.functions.comm_abort)(handle) };
@@ -320,9 +324,10 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        if !self.handle.is_null() {
+        let handle = self.handle.get();
+        if !handle.is_null() {
             // SAFETY: the handle is valid and is not used again. Nobody is left to tell of a failure.
-            let _ = unsafe { (self.functions.comm_destroy)(self.handle) };
+            let _ = unsafe { (self.functions.comm_destroy)(handle) };
         }
     }
 }
