@@ -1,6 +1,6 @@
 //! Attention by NVIDIA's cuDNN, where it is installed: flash attention tuned for each generation of GPUs.
 //!
-//! cuDNN takes a graph of operations and compiles a kernel for it, a [`plan::Plan`], in about a second. A plan fits one batch,
+//! cuDNN takes a graph of operations and compiles a kernel for it, a plan, in about a second. A plan fits one batch,
 //! one length and one set of heads, so plans are kept, and sequences of different lengths are rounded up to few sizes
 //! ([`Cudnn::attention`]). Once a plan exists, a call neither allocates nor waits, and can be captured in a graph.
 
@@ -11,6 +11,7 @@ mod plan;
 mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,7 +83,7 @@ impl Drop for Handle {
 
 struct State {
     // Dropped before the handle that they were made with.
-    plans: HashMap<Problem, Arc<Plan>>,
+    plans: HashMap<Problem, Plan>,
     handle: Handle,
 }
 
@@ -164,7 +165,7 @@ impl Cudnn {
     /// `k[rows, kv_heads, head_dim]`, `v[rows, kv_heads, value_dim]`, `out[rows, heads, value_dim]` of one 16-bit type, and
     /// `logsumexp[rows, heads]` in f32. Addresses are multiples of 16.
     ///
-    /// Sequences of one length that is a plan's own (see [`step`]'s sizes: 128, 256, ... 1024, 1280, ...) go through a dense
+    /// Sequences of one length that is a plan's own (128, 256, ... 1024, 1280, ...) go through a dense
     /// plan. All others go through a plan for packed sequences, whose batch is the next power of two and whose length is the
     /// next size, so that few plans serve all batches of a training.
     ///
@@ -279,7 +280,7 @@ impl Cudnn {
         if device.stream().cu_stream() != state.handle.stream.cu_stream() {
             return Err(CudaError::invalid(format!("{name}: cuDNN was opened for another device")));
         }
-        let plan = state.plan(problem)?;
+        let (plan, handle) = state.plan(problem)?;
 
         // Scratch: cuDNN's own, the gradient's operands of the graph, and what describes packed sequences.
         let mut bytes = 0;
@@ -344,19 +345,19 @@ impl Cudnn {
         };
         let pack = plan.pack(address, at(own) as *mut c_void)?;
         let moved = operands.iter().map(|given| given.1.bytes()).sum();
-        device.profiled(name, moved, flops(sequences, shape, &problem), || plan.execute(state.handle.raw, &pack))
+        device.profiled(name, moved, flops(sequences, shape, &problem), || plan.execute(handle, &pack))
     }
 }
 
 impl State {
-    /// The plan for a problem, made at its first use.
-    fn plan(&mut self, problem: Problem) -> Result<Arc<Plan>, CudaError> {
-        if let Some(plan) = self.plans.get(&problem) {
-            return Ok(plan.clone());
-        }
-        let plan = Arc::new(Plan::build(&Target::Handle(self.handle.raw), problem.graph()?)?);
-        self.plans.insert(problem, plan.clone());
-        Ok(plan)
+    /// The plan for a problem, made at its first use, and the handle to execute it with.
+    fn plan(&mut self, problem: Problem) -> Result<(&Plan, sys::cudnnHandle_t), CudaError> {
+        let handle = self.handle.raw;
+        let plan = match self.plans.entry(problem) {
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(place) => place.insert(Plan::build(&Target::Handle(handle), problem.graph()?)?),
+        };
+        Ok((plan, handle))
     }
 }
 

@@ -1,12 +1,14 @@
 //! cuDNN compiles for a GPU that is only described, so graphs and plans are tested without one; the driver's library must
 //! be loadable.
 
+#![allow(clippy::print_stderr, reason = "says why a test is skipped")]
+
 use cudarc::cudnn::sys::{cudnnBackendAttributeName_t as Name, cudnnBackendDescriptorType_t as Kind};
 
 use super::attention::Problem;
 use super::graph::{Descriptor, Operand};
 use super::plan::{Plan, Target};
-use super::{CudnnSequences, problem, step, supported};
+use super::{Cudnn, CudnnSequences, problem, step, supported};
 use crate::cuda::{Dtype, Tensor, library};
 use crate::{AttentionMask, AttentionShape};
 
@@ -140,4 +142,10 @@ fn what_cudnn_does_not_take_is_refused() {
     assert!(supported((8, 0), Dtype::Bf16, &shape(), causal).unwrap_err().contains("8.0"));
     let wide = AttentionShape { head_dim: 256, ..shape() };
     assert!(supported((10, 0), Dtype::Bf16, &wide, causal).is_err());
+}
+
+#[test]
+fn threads_may_share_it() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Cudnn>();
 }
