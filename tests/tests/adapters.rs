@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use swift_engine::{Batch, InferSession};
+use swift_engine::{Batch, InferSession, Placement};
 use swift_export::{ExportError, MergeOptions, merge};
 use swift_graph::Graph;
 use swift_hub::{Model, peft::Adapter};
@@ -59,7 +59,7 @@ fn folders_of_peft_give_its_logits_apart_and_merged() {
         let adapter = Adapter::open(&folder).expect("an adapter");
         let (batch, wanted) = oracle(&folder.join("oracle.safetensors"), "logits");
         let adapted = adapter.apply(&graph, &model.weights).expect("it fits");
-        let mut session = InferSession::new(adapted.graph, model.clone()).expect("a session");
+        let mut session = InferSession::new(adapted.graph, model.clone(), &Placement::Cpu).expect("a session");
         for (name, values) in &adapted.values {
             session.set_values(name, values).expect("a parameter");
         }
@@ -71,7 +71,7 @@ fn folders_of_peft_give_its_logits_apart_and_merged() {
         merge(&model, &graph, &adapter, &out, &options, open).expect("a merge");
         let (merged, graph) = open(&out).expect("the merged folder");
         let (batch, wanted) = oracle(&folder.join("oracle.safetensors"), "logits_merged");
-        let mut session = InferSession::new(graph, merged).expect("a session");
+        let mut session = InferSession::new(graph, merged, &Placement::Cpu).expect("a session");
         close(&format!("{name}, merged"), &session.logits(&batch).expect("logits"), &wanted);
     }
 }

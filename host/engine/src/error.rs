@@ -2,6 +2,7 @@
 
 use swift_graph::BuildError;
 use swift_graph::checkpoint::WeightError;
+use swift_kernels::cuda::CudaError;
 
 /// An engine failure: what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,15 @@ pub enum EngineError {
     /// The graph cannot be run token by token.
     #[error("this model cannot be decoded with a cache: {0}")]
     NotDecodable(String),
+    /// The GPU, its driver or its libraries.
+    #[error("{0}")]
+    Cuda(#[from] CudaError),
+    /// Not enough memory on the GPU, with the plan of what takes how much.
+    #[error("{message}")]
+    OutOfMemory { message: String },
+    /// What was asked for runs elsewhere only.
+    #[error("{message}")]
+    Placement { message: String, hint: String },
     /// A parameter or sequence that does not exist.
     #[error("{0}")]
     Unknown(String),
@@ -40,6 +50,13 @@ impl EngineError {
                 Some("token ids must be below the model's vocabulary: do tokenizer and model belong together?".into())
             }
             Self::Input(_) => Some("only text models with `tokens` and `positions` run here".into()),
+            Self::Cuda(e) => e.hint(),
+            Self::OutOfMemory { .. } => Some(
+                "use a smaller --per_device_train_batch_size or --max_length, --gradient_checkpointing true, \
+                 or --quant_bits 4 --quant_method bnb"
+                    .into(),
+            ),
+            Self::Placement { hint, .. } => Some(hint.clone()),
             Self::NotDecodable(_) | Self::Unknown(_) => None,
         }
     }

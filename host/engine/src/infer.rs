@@ -1,91 +1,77 @@
 //! Forward runs: whole sequences for logits, or token by token with a cache.
 //!
 //! Caches are derived from the graph: every attention node keeps the keys and values of the rows its sequence has had.
-//! A graph can be decoded if no row sees later ones, and if nothing else mixes rows.
+//! A graph can be decoded if no row sees later ones, and if nothing else mixes rows. Where it runs is behind [`InferDevice`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use swift_graph::checkpoint::WeightSource;
 use swift_graph::ir::{MaskRule, Op};
 use swift_graph::program::{Program, Purpose};
-use swift_graph::{Graph, Value};
-use swift_kernels as kernels;
-use swift_kernels::{AttentionMask, AttentionShape};
+use swift_graph::{Graph, Param, Value};
 
 use crate::batch::Batch;
-use crate::bridge::soft_cap_in_place;
+use crate::cpu_infer::CpuInfer;
+use crate::cuda::CudaInfer;
 use crate::error::EngineError;
-use crate::execute::{Context, Run};
-use crate::pool::Pool;
-use crate::weights::Weights;
-
-/// Rows of a prompt run at once: bounds the activations of long prompts.
-const PREFILL_CHUNK: usize = 512;
+use crate::placement::Placement;
 
 /// A sequence being decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SequenceId(u64);
+pub struct SequenceId(pub(crate) u64);
 
-#[derive(Default)]
-struct Cache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+/// How the next token of a sequence is chosen on the device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// 0 takes the most likely token (the first of several).
+    pub temperature: f32,
+    /// 1 keeps all.
+    pub top_p: f32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    /// 0 keeps all.
+    pub min_p: f32,
+    pub seed: u64,
+    /// Tokens chosen so far: with the seed, it picks the random number.
+    pub position: u64,
 }
 
-#[derive(Default)]
-struct SequenceState {
-    length: usize,
-    attention: HashMap<Value, Cache>,
-}
-
-/// The caches of the sequences of one step, in the step's order.
-pub(crate) struct Caches {
-    sequences: Vec<SequenceState>,
-}
-
-impl Caches {
-    /// Appends the step's keys and values to each sequence's cache and attends over all of it.
-    pub(crate) fn attend(
+/// A device with a model to run.
+pub(crate) trait InferDevice: Send {
+    /// Sets a parameter, such as an adapter's matrix.
+    fn set_values(&mut self, param: Param, values: &[f32]) -> Result<(), EngineError>;
+    /// Logits of every row of whole sequences.
+    fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError>;
+    /// Rows of prompts run at once: bounds the activations of long prompts.
+    fn chunk(&self) -> usize;
+    /// Makes room for a new sequence.
+    fn start(&mut self, id: SequenceId);
+    /// Forgets a sequence.
+    fn end(&mut self, id: SequenceId);
+    /// Runs rows behind what their sequences have had (`batch.sequence_lengths` are the new rows of each); gives the logits
+    /// behind the rows `wanted`.
+    fn extend(&mut self, batch: &Batch, ids: &[SequenceId], wanted: &[usize]) -> Result<Vec<f32>, EngineError>;
+    /// Whether [`InferDevice::choose`] works.
+    fn can_choose(&self) -> bool;
+    /// As `extend`, and chooses a token behind each of the rows `wanted`.
+    fn choose(
         &mut self,
-        node: Value,
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-        lengths: &[u32],
-        shape: &AttentionShape,
-        mask: AttentionMask,
-        out: &mut [f32],
-    ) -> Result<(), EngineError> {
-        let (qw, kw) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let (vw, ow) = (shape.kv_heads * shape.value_dim, shape.heads * shape.value_dim);
-        let mut start = 0;
-        for (state, &length) in self.sequences.iter_mut().zip(lengths) {
-            let end = start + length as usize;
-            let cache = state.attention.entry(node).or_default();
-            cache.keys.extend_from_slice(&k[start * kw..end * kw]);
-            cache.values.extend_from_slice(&v[start * vw..end * vw]);
-            kernels::attention_cached(
-                &q[start * qw..end * qw],
-                &cache.keys,
-                &cache.values,
-                shape,
-                mask,
-                &mut out[start * ow..end * ow],
-            );
-            start = end;
-        }
-        Ok(())
-    }
+        batch: &Batch,
+        ids: &[SequenceId],
+        wanted: &[usize],
+        choices: &[Choice],
+    ) -> Result<Vec<u32>, EngineError>;
+    /// Bytes the caches of all sequences take.
+    fn cache_bytes(&self) -> u64;
 }
 
 /// Runs one model forward.
 pub struct InferSession {
-    graph: Graph,
-    weights: Weights,
-    program: Program,
-    pool: Pool,
-    sequences: BTreeMap<SequenceId, SequenceState>,
+    graph: Arc<Graph>,
+    device: Box<dyn InferDevice>,
+    /// Tokens each sequence has had.
+    lengths: BTreeMap<SequenceId, usize>,
     next: u64,
     vocabulary: usize,
     /// Longest sequence that can be decoded with a cache, where the model sets one.
@@ -94,13 +80,12 @@ pub struct InferSession {
 }
 
 impl InferSession {
-    /// Binds `graph` (with or without adapters rewritten into it) to `weights`.
+    /// Lowers `graph` and binds weights.
     ///
     /// # Errors
-    /// When the graph has no head or a weight is not as traced.
-    pub fn new(graph: Graph, weights: Arc<dyn WeightSource>) -> Result<Self, EngineError> {
+    /// When the graph has no head, a weight is not as traced, or the device cannot be used.
+    pub fn new(graph: Graph, weights: Arc<dyn WeightSource>, placement: &Placement) -> Result<Self, EngineError> {
         let program = Program::new(&graph, &Purpose::Inference)?;
-        let bound = Weights::bind(&graph, weights, &HashSet::new())?;
         let vocabulary = graph.ty(program.head).last();
         let limit = graph
             .nodes
@@ -113,17 +98,12 @@ impl InferSession {
             }
             _ => None,
         });
-        Ok(Self {
-            graph,
-            weights: bound,
-            program,
-            pool: Pool::default(),
-            sequences: BTreeMap::new(),
-            next: 0,
-            vocabulary,
-            limit,
-            not_decodable,
-        })
+        let graph = Arc::new(graph);
+        let device: Box<dyn InferDevice> = match placement {
+            Placement::Cpu => Box::new(CpuInfer::new(graph.clone(), program, weights)?),
+            Placement::Cuda(place) => Box::new(CudaInfer::new(graph.clone(), program, weights, place)?),
+        };
+        Ok(Self { graph, device, lengths: BTreeMap::new(), next: 0, vocabulary, limit, not_decodable })
     }
 
     /// Elements of one row of logits.
@@ -136,8 +116,15 @@ impl InferSession {
     /// # Errors
     /// When there is no such parameter or it has another size.
     pub fn set_values(&mut self, name: &str, values: &[f32]) -> Result<(), EngineError> {
-        let param = self.weights.find(name)?;
-        self.weights.set(param, values, self.graph.param(param).elements())
+        let Some(index) = self.graph.params.iter().position(|p| p.name == name) else {
+            return Err(EngineError::Unknown(format!("there is no parameter `{name}`")));
+        };
+        let elements = self.graph.params[index].elements();
+        if values.len() != elements {
+            let message = format!("takes {elements} elements, got {}", values.len());
+            return Err(EngineError::Mismatch { name: name.to_owned(), message });
+        }
+        self.device.set_values(Param(index as u32), values)
     }
 
     /// Logits of every row of a batch of whole sequences: `[rows, vocabulary]`.
@@ -145,8 +132,8 @@ impl InferSession {
     /// # Errors
     /// When the batch is malformed.
     pub fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
-        let h = self.hidden(batch, None)?.0;
-        self.head(&h)
+        batch.check(self.vocabulary)?;
+        self.device.logits(batch)
     }
 
     /// Starts a sequence with an empty cache.
@@ -159,124 +146,132 @@ impl InferSession {
         }
         self.next += 1;
         let id = SequenceId(self.next);
-        self.sequences.insert(id, SequenceState::default());
+        self.lengths.insert(id, 0);
+        self.device.start(id);
         Ok(id)
     }
 
     /// Forgets a sequence.
     pub fn end(&mut self, id: SequenceId) {
-        self.sequences.remove(&id);
+        if self.lengths.remove(&id).is_some() {
+            self.device.end(id);
+        }
     }
 
     /// Tokens a sequence has had.
     pub fn length(&self, id: SequenceId) -> usize {
-        self.sequences.get(&id).map_or(0, |s| s.length)
+        self.lengths.get(&id).copied().unwrap_or(0)
     }
 
     /// Bytes the caches of all sequences take.
     pub fn cache_bytes(&self) -> u64 {
-        let caches = self.sequences.values().flat_map(|s| s.attention.values());
-        caches.map(|c| 4 * (c.keys.len() + c.values.len()) as u64).sum()
+        self.device.cache_bytes()
+    }
+
+    /// Whether the device chooses tokens itself ([`Self::choose`]).
+    pub fn can_choose(&self) -> bool {
+        self.device.can_choose()
     }
 
     /// Feeds each sequence its next tokens and gives the logits behind the last of them, in the order of `work`.
     /// Prompts and single tokens may be mixed; long prompts are run in chunks.
     ///
     /// # Errors
-    /// When a sequence is unknown, stands twice, has no new token, or a token is out of range.
+    /// When a sequence is unknown, stands twice, has no new token, or a token is out of range. After a failure of the
+    /// device the sequences are lost; the session is not.
     pub fn extend(&mut self, work: &[(SequenceId, &[u32])]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut results: Vec<Vec<f32>> = vec![Vec::new(); work.len()];
+        let vocabulary = self.vocabulary;
+        self.feed(work, &mut |device, batch, ids, wanted, places| {
+            let logits = device.extend(batch, ids, wanted)?;
+            for (place, row) in places.iter().zip(logits.chunks_exact(vocabulary)) {
+                results[*place] = row.to_vec();
+            }
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// As [`Self::extend`], but chooses the next token of each sequence on the device and gives those.
+    ///
+    /// # Errors
+    /// As [`Self::extend`], and when the device cannot choose or logits are not finite.
+    pub fn choose(&mut self, work: &[(SequenceId, &[u32])], choices: &[Choice]) -> Result<Vec<u32>, EngineError> {
+        if choices.len() != work.len() {
+            return Err(EngineError::Batch(format!("{} choices for {} sequences", choices.len(), work.len())));
+        }
+        let mut results = vec![0; work.len()];
+        self.feed(work, &mut |device, batch, ids, wanted, places| {
+            let choices: Vec<Choice> = places.iter().map(|place| choices[*place]).collect();
+            let tokens = device.choose(batch, ids, wanted, &choices)?;
+            for (place, token) in places.iter().zip(tokens) {
+                results[*place] = token;
+            }
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// Runs `work` in chunks of as many tokens as fit, in order. `run` gets the rows behind which something is wanted and
+    /// the places of their sequences in `work`.
+    fn feed(
+        &mut self,
+        work: &[(SequenceId, &[u32])],
+        run: &mut dyn FnMut(&mut dyn InferDevice, &Batch, &[SequenceId], &[usize], &[usize]) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
         for (i, (id, tokens)) in work.iter().enumerate() {
-            let Some(state) = self.sequences.get(id) else {
+            let Some(length) = self.lengths.get(id) else {
                 return Err(EngineError::Unknown("this sequence was ended or never started".into()));
             };
             if tokens.is_empty() || work[..i].iter().any(|(other, _)| other == id) {
                 return Err(EngineError::Batch("each sequence must stand once, with at least one new token".into()));
             }
-            if let Some(limit) = self.limit.filter(|limit| state.length + tokens.len() > *limit) {
+            if let Some(limit) = self.limit.filter(|limit| length + tokens.len() > *limit) {
                 return Err(EngineError::NotDecodable(format!(
                     "its dynamic rope scaling changes with the length beyond {limit} tokens, so earlier keys would be wrong"
                 )));
             }
         }
         let mut done = vec![0usize; work.len()];
-        let mut results: Vec<Vec<f32>> = vec![Vec::new(); work.len()];
         loop {
-            // One chunk: as many tokens as fit, in order.
-            let mut room = PREFILL_CHUNK;
+            let mut room = self.device.chunk();
+            let mut batch = Batch::default();
+            let (mut ids, mut wanted, mut places) = (Vec::new(), Vec::new(), Vec::new());
             let mut parts = Vec::new();
-            for (i, (_, tokens)) in work.iter().enumerate() {
+            for (i, (id, tokens)) in work.iter().enumerate() {
                 let take = (tokens.len() - done[i]).min(room);
-                if take > 0 {
-                    parts.push((i, done[i]..done[i] + take));
-                    room -= take;
+                if take == 0 {
+                    continue;
+                }
+                room -= take;
+                let (start, first) = (done[i], self.length(*id));
+                batch.tokens.extend_from_slice(&tokens[start..start + take]);
+                batch.sequence_lengths.push(take as u32);
+                batch.positions.extend((first..first + take).map(|p| p as u32));
+                ids.push(*id);
+                parts.push((i, take));
+                if start + take == tokens.len() {
+                    wanted.push(batch.tokens.len() - 1);
+                    places.push(i);
                 }
             }
             if parts.is_empty() {
-                return Ok(results);
-            }
-            let mut batch = Batch::default();
-            let mut states = Vec::new();
-            for (i, range) in &parts {
-                let (id, tokens) = &work[*i];
-                let mut state = self.sequences.remove(id).unwrap_or_default();
-                batch.tokens.extend_from_slice(&tokens[range.clone()]);
-                batch.sequence_lengths.push(range.len() as u32);
-                batch.positions.extend((state.length..state.length + range.len()).map(|p| p as u32));
-                state.length += range.len();
-                states.push(state);
+                return Ok(());
             }
             batch.targets = vec![0; batch.tokens.len()];
             batch.weights = vec![0.0; batch.tokens.len()];
-            let outcome = self.hidden(&batch, Some(Caches { sequences: states }));
-            let (h, caches) = match outcome {
-                Ok(done) => done,
-                Err(error) => {
-                    // The caches are half-extended: these sequences are lost, the session is not.
-                    return Err(error);
+            batch.check(self.vocabulary)?;
+            if let Err(error) = run(self.device.as_mut(), &batch, &ids, &wanted, &places) {
+                // The caches are half-extended.
+                for id in ids {
+                    self.end(id);
                 }
-            };
-            let mut wanted = Vec::new();
-            let mut row = 0;
-            let width = h.len() / batch.rows();
-            for ((i, range), state) in parts.iter().zip(caches) {
-                self.sequences.insert(work[*i].0, state);
-                row += range.len();
-                done[*i] = range.end;
-                if range.end == work[*i].1.len() {
-                    wanted.push((*i, row - 1));
-                }
+                return Err(error);
             }
-            let last: Vec<f32> = wanted.iter().flat_map(|(_, r)| &h[r * width..(r + 1) * width]).copied().collect();
-            if !wanted.is_empty() {
-                let logits = self.head(&last)?;
-                for ((i, _), row) in wanted.iter().zip(logits.chunks_exact(self.vocabulary)) {
-                    results[*i] = row.to_vec();
-                }
+            for (i, take) in parts {
+                done[i] += take;
+                *self.lengths.entry(work[i].0).or_default() += take;
             }
         }
-    }
-
-    fn hidden(&mut self, batch: &Batch, caches: Option<Caches>) -> Result<(Vec<f32>, Vec<SequenceState>), EngineError> {
-        batch.check(self.vocabulary)?;
-        let mut caches = caches;
-        let context = Context { graph: &self.graph, weights: &self.weights, batch, scale: 0.0, dropout_key: None };
-        let run = Run::new(context, &self.program, &mut self.pool, None, caches.as_mut());
-        let (_, result) = rayon::scope(|_| run.run())?;
-        let h = result.ok_or_else(|| EngineError::Unknown("the program has no result".into()))?;
-        Ok((h, caches.map_or_else(Vec::new, |c| c.sequences)))
-    }
-
-    /// The vocabulary head on rows of its input.
-    fn head(&self, h: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let Op::Logits { table, scale, soft_cap } = self.graph.node(self.program.head).op else {
-            return Err(EngineError::Unknown("the graph has no head".into()));
-        };
-        let k = self.graph.param(table).shape[1] as usize;
-        let rows = h.len() / k;
-        let mut out = vec![0.0; rows * self.vocabulary];
-        let table = self.weights.get(table)?;
-        rayon::scope(|_| kernels::linear(h, rows, k, table, self.vocabulary, None, scale as f32, 0.0, &mut out));
-        soft_cap_in_place(&mut out, soft_cap);
-        Ok(out)
     }
 }

@@ -6,19 +6,26 @@
 
 pub mod batch;
 mod bridge;
+mod cpu;
+mod cpu_infer;
+mod cuda;
 pub mod error;
 mod execute;
 pub mod infer;
 pub mod memory;
+pub mod placement;
 pub mod plan;
 mod pool;
+pub mod ranks;
 pub mod train;
 mod weights;
 
 pub use batch::Batch;
 pub use error::EngineError;
-pub use infer::{InferSession, SequenceId};
+pub use infer::{Choice, InferSession, SequenceId};
 pub use memory::MemoryWeights;
+pub use placement::{Compute, CudaDevice, CudaPlacement, Placement, Quantization, cuda_devices};
 pub use plan::MemoryPlan;
+pub use ranks::Ranks;
 pub use swift_kernels::LossSums;
-pub use train::{AdamWOptions, TrainOptions, TrainSession, TrainableInfo, Tuner};
+pub use train::{AdamWOptions, Moments, TrainOptions, TrainSession, TrainableInfo, Tuner};

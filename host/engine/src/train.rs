@@ -1,5 +1,8 @@
 //! A training session: forward and backward of one graph, gradient accumulation, and the optimizer.
+//!
+//! The session rewrites and lowers the graph; where it runs is behind [`TrainDevice`].
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -7,15 +10,14 @@ use swift_graph::checkpoint::WeightSource;
 use swift_graph::lora::{self, Adapter, LoraConfig, LoraInit};
 use swift_graph::program::{Program, Purpose};
 use swift_graph::{Graph, Param};
-use swift_kernels as kernels;
-use swift_kernels::LossSums;
+use swift_kernels::{AdamW, LossSums};
 
 use crate::batch::Batch;
+use crate::cpu::CpuTrain;
+use crate::cuda::CudaTrain;
 use crate::error::EngineError;
-use crate::execute::{Context, Gradients, Run};
+use crate::placement::Placement;
 use crate::plan::MemoryPlan;
-use crate::pool::Pool;
-use crate::weights::Weights;
 
 /// What is trained.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +55,7 @@ pub struct TrainOptions {
     /// Seed of the adapters' first values.
     pub seed: u64,
     pub optimizer: AdamWOptions,
+    pub placement: Placement,
 }
 
 /// A trained parameter.
@@ -63,34 +66,68 @@ pub struct TrainableInfo {
     pub elements: usize,
 }
 
-struct Trained {
-    param: Param,
-    decay: bool,
-    first: Vec<f32>,
-    second: Vec<f32>,
+/// Moments of a trained parameter: name, first, second.
+pub type Moments<'a> = (String, Cow<'a, [f32]>, Cow<'a, [f32]>);
+
+/// A trained parameter as devices see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trained {
+    pub(crate) param: Param,
+    pub(crate) elements: usize,
+    /// Whether weight decay applies.
+    pub(crate) decay: bool,
+}
+
+/// What a device is given to train.
+pub(crate) struct TrainModel {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) adapters: Vec<Adapter>,
+    pub(crate) weights: Arc<dyn WeightSource>,
+    pub(crate) training: Program,
+    pub(crate) evaluation: Program,
+    pub(crate) trained: Vec<Trained>,
+}
+
+/// One optimizer step.
+pub(crate) struct Update {
+    /// Decay as set; 0 is used for parameters without.
+    pub(crate) adamw: AdamW,
+    pub(crate) max_grad_norm: Option<f64>,
+}
+
+/// A device with a model in training. Parameters are named by their index in [`TrainModel::trained`].
+pub(crate) trait TrainDevice: Send {
+    fn accumulate(&mut self, batch: &Batch, scale: f32, dropout_key: u64) -> Result<LossSums, EngineError>;
+    fn evaluate(&mut self, batch: &Batch) -> Result<LossSums, EngineError>;
+    fn gradient_norm(&mut self) -> Result<f64, EngineError>;
+    /// Clips, steps unless the norm is not finite, zeroes the gradients; gives the norm.
+    fn update(&mut self, update: &Update) -> Result<f64, EngineError>;
+    fn values(&self, index: usize) -> Result<Cow<'_, [f32]>, EngineError>;
+    fn set_values(&mut self, index: usize, values: &[f32]) -> Result<(), EngineError>;
+    fn gradient(&self, index: usize) -> Result<Cow<'_, [f32]>, EngineError>;
+    fn moments(&self, index: usize) -> Result<(Cow<'_, [f32]>, Cow<'_, [f32]>), EngineError>;
+    fn set_moments(&mut self, index: usize, first: &[f32], second: &[f32]) -> Result<(), EngineError>;
+    fn memory_plan(&self, rows: usize) -> MemoryPlan;
+    /// Sums over all ranks, in place.
+    fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError>;
 }
 
 /// One model in training.
 pub struct TrainSession {
-    graph: Graph,
-    weights: Weights,
-    program: Program,
-    evaluation: Program,
-    pool: Pool,
-    gradients: Gradients,
-    trained: Vec<Trained>,
+    graph: Arc<Graph>,
     adapters: Vec<Adapter>,
+    trained: Vec<Trained>,
+    device: Box<dyn TrainDevice>,
     options: TrainOptions,
     steps: u64,
     vocabulary: usize,
-    last_rows: usize,
 }
 
 impl TrainSession {
     /// Rewrites `graph` for the tuner, lowers it with gradients, and binds weights.
     ///
     /// # Errors
-    /// When a target matches nothing, the graph has no head, or a weight is not as traced.
+    /// When a target matches nothing, the graph has no head, a weight is not as traced, or the device cannot be used.
     pub fn new(graph: Graph, weights: Arc<dyn WeightSource>, options: TrainOptions) -> Result<Self, EngineError> {
         let (graph, adapters, params): (Graph, Vec<Adapter>, Vec<Param>) = match &options.tuner {
             Tuner::Full => {
@@ -105,38 +142,35 @@ impl TrainSession {
             }
         };
         let trainable: HashSet<Param> = params.iter().copied().collect();
-        let purpose = Purpose::Training { trainable: trainable.clone(), recompute_blocks: options.recompute_blocks };
-        let program = Program::new(&graph, &purpose)?;
+        let purpose = Purpose::Training { trainable, recompute_blocks: options.recompute_blocks };
+        let training = Program::new(&graph, &purpose)?;
         let evaluation = Program::new(&graph, &Purpose::Loss)?;
-        let mut bound = Weights::bind(&graph, weights, &trainable)?;
-        if let Tuner::Lora(config) = &options.tuner {
-            start_adapters(&graph, &mut bound, &adapters, config.init, options.seed);
-        }
-        let mut gradients: Gradients = (0..graph.params.len()).map(|_| None).collect();
-        let mut trained = Vec::new();
-        for param in params {
-            let info = graph.param(param);
-            let elements = info.elements();
-            gradients[param.index()] = Some(vec![0.0; elements]);
-            // Hugging Face's Trainer decays neither norms nor biases: in a checkpoint these are the vectors.
-            let decay = options.optimizer.decay_norms_and_biases || info.shape.len() >= 2;
-            trained.push(Trained { param, decay, first: vec![0.0; elements], second: vec![0.0; elements] });
-        }
-        let vocabulary = graph.ty(program.head).last();
-        Ok(Self {
-            graph,
-            weights: bound,
-            program,
+        let vocabulary = graph.ty(training.head).last();
+        let trained: Vec<Trained> = params
+            .into_iter()
+            .map(|param| {
+                let info = graph.param(param);
+                // Hugging Face's Trainer decays neither norms nor biases: in a checkpoint these are the vectors.
+                let decay = options.optimizer.decay_norms_and_biases || info.shape.len() >= 2;
+                Trained { param, elements: info.elements(), decay }
+            })
+            .collect();
+        let graph = Arc::new(graph);
+        let model = TrainModel {
+            graph: graph.clone(),
+            adapters: adapters.clone(),
+            weights,
+            training,
             evaluation,
-            pool: Pool::default(),
-            gradients,
-            trained,
-            adapters,
-            options,
-            steps: 0,
-            vocabulary,
-            last_rows: 0,
-        })
+            trained: trained.clone(),
+        };
+        let device: Box<dyn TrainDevice> = match &options.placement {
+            Placement::Cpu => Box::new(CpuTrain::new(model)?),
+            Placement::Cuda(place) => Box::new(CudaTrain::new(model, place)?),
+        };
+        let mut session = Self { graph, adapters, trained, device, options, steps: 0, vocabulary };
+        session.start_adapters()?;
+        Ok(session)
     }
 
     /// The graph as it is run, adapters included.
@@ -153,75 +187,64 @@ impl TrainSession {
     /// `dropout_key` must differ between micro-batches and be the same when one is run again.
     ///
     /// # Errors
-    /// When the batch is malformed.
+    /// When the batch is malformed or the device fails.
     pub fn accumulate(&mut self, batch: &Batch, scale: f32, dropout_key: u64) -> Result<LossSums, EngineError> {
-        self.run(batch, Some((scale, dropout_key)))
+        batch.check(self.vocabulary)?;
+        self.device.accumulate(batch, scale, dropout_key)
     }
 
     /// The loss of a batch without dropout and without gradients.
     ///
     /// # Errors
-    /// When the batch is malformed.
+    /// When the batch is malformed or the device fails.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<LossSums, EngineError> {
-        self.run(batch, None)
-    }
-
-    fn run(&mut self, batch: &Batch, training: Option<(f32, u64)>) -> Result<LossSums, EngineError> {
         batch.check(self.vocabulary)?;
-        // Buffers fit a number of rows; keep them only while it stays much the same.
-        if batch.rows() * 2 < self.last_rows || self.last_rows * 2 < batch.rows() {
-            self.pool.clear();
-            self.last_rows = batch.rows();
-        }
-        let (scale, dropout_key) = training.map_or((0.0, None), |(scale, key)| (scale, Some(key)));
-        let program = if training.is_some() { &self.program } else { &self.evaluation };
-        let context = Context { graph: &self.graph, weights: &self.weights, batch, scale, dropout_key };
-        let gradients = training.map(|_| &mut self.gradients);
-        let run = Run::new(context, program, &mut self.pool, gradients, None);
-        let (loss, _) = rayon::scope(|_| run.run())?;
-        Ok(loss)
+        self.device.evaluate(batch)
     }
 
     /// Norm of all gradients together.
-    pub fn gradient_norm(&self) -> f64 {
-        let squares = self.gradients.iter().flatten().map(|g| kernels::sum_squares(g)).sum::<f64>();
-        squares.sqrt()
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn gradient_norm(&mut self) -> Result<f64, EngineError> {
+        self.device.gradient_norm()
+    }
+
+    /// Sums numbers over all ranks; with one rank they stay as they are.
+    ///
+    /// # Errors
+    /// When the ranks cannot talk.
+    pub fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError> {
+        self.device.sum_over_ranks(sums)
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        self.trained.iter().position(|t| self.graph.param(t.param).name == name)
     }
 
     /// The gradient of a trained parameter.
-    pub fn gradient(&self, name: &str) -> Option<&[f32]> {
-        let param = self.weights.find(name).ok()?;
-        self.gradients[param.index()].as_deref()
+    pub fn gradient(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+        self.device.gradient(self.index(name)?).ok()
     }
 
     /// Clips by global norm, steps AdamW, and zeroes the gradients; gives the norm before clipping. A norm that is not
     /// finite changes nothing but the gradients, and is given back for the caller to act on.
-    pub fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> f64 {
-        let norm = rayon::scope(|_| self.gradient_norm());
-        if norm.is_finite() {
-            // As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
-            let factor = max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32;
-            self.steps += 1;
-            let o = &self.options.optimizer;
-            for t in &mut self.trained {
-                let settings = kernels::AdamW {
-                    lr: learning_rate,
-                    beta1: o.beta1,
-                    beta2: o.beta2,
-                    eps: o.eps,
-                    weight_decay: if t.decay { o.weight_decay } else { 0.0 },
-                    step: self.steps,
-                };
-                let gradient = self.gradients[t.param.index()].as_deref().unwrap_or(&[]);
-                if let Some(values) = self.weights.owned_mut(t.param) {
-                    rayon::scope(|_| kernels::adamw(values, gradient, factor, &mut t.first, &mut t.second, &settings));
-                }
-            }
-        }
-        for gradient in self.gradients.iter_mut().flatten() {
-            gradient.fill(0.0);
-        }
-        norm
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> Result<f64, EngineError> {
+        let o = &self.options.optimizer;
+        let adamw = AdamW {
+            lr: learning_rate,
+            beta1: o.beta1,
+            beta2: o.beta2,
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+            step: self.steps + 1,
+        };
+        let norm = self.device.update(&Update { adamw, max_grad_norm })?;
+        self.steps += u64::from(norm.is_finite());
+        Ok(norm)
     }
 
     /// What is trained, in a fixed order.
@@ -240,8 +263,8 @@ impl TrainSession {
     }
 
     /// Values of a trained parameter.
-    pub fn values(&self, name: &str) -> Option<&[f32]> {
-        self.weights.owned(self.weights.find(name).ok()?)
+    pub fn values(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+        self.device.values(self.index(name)?).ok()
     }
 
     /// Replaces the values of a trained parameter.
@@ -249,17 +272,27 @@ impl TrainSession {
     /// # Errors
     /// When nothing of this name is trained, or it has another size.
     pub fn set_values(&mut self, name: &str, values: &[f32]) -> Result<(), EngineError> {
-        let param = self.weights.find(name)?;
-        if !self.trained.iter().any(|t| t.param == param) {
+        let Some(index) = self.index(name) else {
             return Err(EngineError::Unknown(format!("`{name}` is not trained by this session")));
+        };
+        let elements = self.trained[index].elements;
+        if values.len() != elements {
+            let message = format!("takes {elements} elements, got {}", values.len());
+            return Err(EngineError::Mismatch { name: name.to_owned(), message });
         }
-        self.weights.set(param, values, self.graph.param(param).elements())
+        self.device.set_values(index, values)
     }
 
     /// Optimizer steps taken, and both moments of each trained parameter.
-    pub fn optimizer_state(&self) -> (u64, Vec<(String, &[f32], &[f32])>) {
-        let name = |t: &Trained| self.graph.param(t.param).name.clone();
-        (self.steps, self.trained.iter().map(|t| (name(t), t.first.as_slice(), t.second.as_slice())).collect())
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn optimizer_state(&self) -> Result<(u64, Vec<Moments<'_>>), EngineError> {
+        let moments = self.trained.iter().enumerate().map(|(i, t)| {
+            let (first, second) = self.device.moments(i)?;
+            Ok((self.graph.param(t.param).name.clone(), first, second))
+        });
+        Ok((self.steps, moments.collect::<Result<_, EngineError>>()?))
     }
 
     /// Restores what [`Self::optimizer_state`] gave.
@@ -271,17 +304,16 @@ impl TrainSession {
         steps: u64,
         state: &[(String, Vec<f32>, Vec<f32>)],
     ) -> Result<(), EngineError> {
-        for t in &mut self.trained {
-            let name = &self.graph.params[t.param.index()].name;
+        for (i, t) in self.trained.iter().enumerate() {
+            let name = &self.graph.param(t.param).name;
             let Some((_, first, second)) = state.iter().find(|(n, _, _)| n == name) else {
                 return Err(EngineError::Unknown(format!("the optimizer state has nothing for `{name}`")));
             };
-            if first.len() != t.first.len() || second.len() != t.second.len() {
-                let message = format!("its optimizer state has {} elements, not {}", first.len(), t.first.len());
+            if first.len() != t.elements || second.len() != t.elements {
+                let message = format!("its optimizer state has {} elements, not {}", first.len(), t.elements);
                 return Err(EngineError::Mismatch { name: name.clone(), message });
             }
-            t.first.copy_from_slice(first);
-            t.second.copy_from_slice(second);
+            self.device.set_moments(i, first, second)?;
         }
         self.steps = steps;
         Ok(())
@@ -289,38 +321,34 @@ impl TrainSession {
 
     /// Memory of a step of `rows` rows.
     pub fn memory_plan(&self, rows: usize) -> MemoryPlan {
-        let trained: u64 = self.trained.iter().map(|t| 4 * t.first.len() as u64).sum();
-        MemoryPlan {
-            mapped_weights: self.weights.mapped_bytes(),
-            owned_weights: self.weights.owned_bytes(),
-            gradients: trained,
-            optimizer: 2 * trained,
-            activations: self.program.peak_bytes(rows),
-            loss_chunk: (4 * self.vocabulary as u64 * rows as u64).min(32 << 20),
-        }
+        self.device.memory_plan(rows)
     }
-}
 
-/// First values of the adapters; each matrix has its own stream, so that values do not depend on the order of modules.
-fn start_adapters(graph: &Graph, weights: &mut Weights, adapters: &[Adapter], init: LoraInit, seed: u64) {
-    for adapter in adapters {
-        let fan_in = f64::from(graph.param(adapter.a).shape[1]);
-        let rank = f64::from(graph.param(adapter.a).shape[0]);
-        let mut fill = |param: Param, draw: &mut dyn FnMut(&mut Stream) -> f64| {
-            let mut stream = Stream::new(seed, &graph.param(param).name);
-            if let Some(values) = weights.owned_mut(param) {
-                values.iter_mut().for_each(|v| *v = draw(&mut stream) as f32);
-            }
-        };
-        // Kaiming uniform with a = sqrt(5): bound sqrt(6 / (6 * fan_in)).
-        match init {
-            LoraInit::Kaiming => fill(adapter.a, &mut |s| s.uniform() / fan_in.sqrt()),
-            LoraInit::Gaussian => fill(adapter.a, &mut |s| s.normal() / rank),
-            LoraInit::Random => {
-                fill(adapter.a, &mut |s| s.uniform() / fan_in.sqrt());
-                fill(adapter.b, &mut |s| s.uniform() / rank.sqrt());
+    /// First values of the adapters; each matrix has its own stream, so that values do not depend on the order of modules.
+    fn start_adapters(&mut self) -> Result<(), EngineError> {
+        let Tuner::Lora(LoraConfig { init, .. }) = &self.options.tuner else { return Ok(()) };
+        let (init, seed) = (*init, self.options.seed);
+        for adapter in self.adapters.clone() {
+            let fan_in = f64::from(self.graph.param(adapter.a).shape[1]);
+            let rank = f64::from(self.graph.param(adapter.a).shape[0]);
+            let mut fill = |param: Param, draw: &mut dyn FnMut(&mut Stream) -> f64| {
+                let info = self.graph.param(param);
+                let mut stream = Stream::new(seed, &info.name);
+                let values: Vec<f32> = (0..info.elements()).map(|_| draw(&mut stream) as f32).collect();
+                let name = info.name.clone();
+                self.set_values(&name, &values)
+            };
+            // Kaiming uniform with a = sqrt(5): bound sqrt(6 / (6 * fan_in)).
+            match init {
+                LoraInit::Kaiming => fill(adapter.a, &mut |s| s.uniform() / fan_in.sqrt())?,
+                LoraInit::Gaussian => fill(adapter.a, &mut |s| s.normal() / rank)?,
+                LoraInit::Random => {
+                    fill(adapter.a, &mut |s| s.uniform() / fan_in.sqrt())?;
+                    fill(adapter.b, &mut |s| s.uniform() / rank.sqrt())?;
+                }
             }
         }
+        Ok(())
     }
 }
 

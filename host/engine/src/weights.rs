@@ -1,6 +1,6 @@
 //! Parameters of a graph bound to data: mapped from the checkpoint as stored, or owned in f32 where they are trained.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -23,7 +23,6 @@ pub(crate) struct Weights {
     source: Arc<dyn WeightSource>,
     data: Vec<Data>,
     names: Vec<String>,
-    index: HashMap<String, Param>,
 }
 
 /// Elements of a tensor as f32.
@@ -81,13 +80,7 @@ impl Weights {
             });
         }
         let names: Vec<String> = graph.params.iter().map(|p| p.name.clone()).collect();
-        let index = names.iter().enumerate().map(|(i, n)| (n.clone(), Param(i as u32))).collect();
-        Ok(Self { source, data, names, index })
-    }
-
-    /// The parameter of this name.
-    pub(crate) fn find(&self, name: &str) -> Result<Param, EngineError> {
-        self.index.get(name).copied().ok_or_else(|| EngineError::Unknown(format!("there is no parameter `{name}`")))
+        Ok(Self { source, data, names })
     }
 
     /// An owned parameter's values.

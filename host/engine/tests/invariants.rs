@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{decoder, relative};
+use common::{bound, decoder, placement, relative};
 use swift_engine::{AdamWOptions, Batch, EngineError, InferSession, TrainOptions, TrainSession, Tuner};
 use swift_graph::lora::{LoraConfig, LoraInit, Targets, apply};
 use swift_graph::program::{Action, Phase, Program, Purpose};
@@ -26,7 +26,7 @@ fn labelled(sequences: &[&[u32]]) -> Batch {
 
 fn train(tuner: Tuner, recompute_blocks: bool) -> TrainSession {
     let (graph, weights) = decoder(None);
-    let options = TrainOptions { tuner, recompute_blocks, seed: 1, optimizer: AdamWOptions::default() };
+    let options = TrainOptions { tuner, recompute_blocks, seed: 1, optimizer: AdamWOptions::default(), placement: placement() };
     TrainSession::new(graph, Arc::new(weights), options).expect("a session")
 }
 
@@ -49,9 +49,9 @@ fn packed_equals_unpacked_equals_accumulated() {
         for sequence in SEQUENCES.iter().rev() {
             apart += single.accumulate(&labelled(&[sequence]), 0.1, 0).expect("a step").loss;
         }
-        assert!((together.loss - apart).abs() < 1e-5 * apart);
+        assert!((together.loss - apart).abs() < bound(1e-5) * apart);
         let reference: Vec<f64> = gradients(&single).iter().map(|g| f64::from(*g)).collect();
-        assert!(relative(&gradients(&packed), &reference) < 1e-5);
+        assert!(relative(&gradients(&packed), &reference) < bound(1e-5));
     }
 }
 
@@ -62,7 +62,7 @@ fn recomputation_changes_no_bit() {
             let mut session = train(tuner.clone(), recompute);
             for step in 0..3 {
                 session.accumulate(&labelled(&SEQUENCES), 0.1, step).expect("a step");
-                session.step(1e-2, Some(1.0));
+                session.step(1e-2, Some(1.0)).expect("an update");
             }
             session
                 .trainable()
@@ -112,7 +112,7 @@ fn zero_b_equals_the_base_and_every_adapter_learns() {
         let name = format!("base_model.model.{}.lora_B.weight", adapter.module);
         assert!(adapted.gradient(&name).expect("trained").iter().any(|g| *g != 0.0), "{name}");
     }
-    adapted.step(1e-2, None);
+    adapted.step(1e-2, None).expect("an update");
     adapted.accumulate(&batch, 0.1, 1).expect("a step");
     for info in adapted.trainable() {
         assert!(adapted.gradient(&info.name).expect("trained").iter().any(|g| *g != 0.0), "{}", info.name);
@@ -139,7 +139,7 @@ fn targets_are_found_or_refused() {
 fn cached_decode_equals_the_full_forward() {
     for window in [None, Some(2)] {
         let (graph, weights) = decoder(window);
-        let mut session = InferSession::new(graph, Arc::new(weights)).expect("a session");
+        let mut session = InferSession::new(graph, Arc::new(weights), &placement()).expect("a session");
         let full: Vec<Vec<f32>> =
             SEQUENCES.iter().map(|s| session.logits(&Batch::of_sequences(&[s])).expect("logits")).collect();
         let ids: Vec<_> = SEQUENCES.iter().map(|_| session.start().expect("a sequence")).collect();
@@ -149,7 +149,7 @@ fn cached_decode_equals_the_full_forward() {
         for at in 2.. {
             for (i, row) in got.iter().enumerate().filter(|(_, r)| !r.is_empty()) {
                 let reference: Vec<f64> = full[i][(at - 1) * 17..at * 17].iter().map(|x| f64::from(*x)).collect();
-                assert!(relative(row, &reference) < 1e-5, "sequence {i}, token {at}");
+                assert!(relative(row, &reference) < bound(1e-5), "sequence {i}, token {at}");
             }
             let work: Vec<_> =
                 ids.iter().zip(SEQUENCES).filter(|(_, s)| at < s.len()).map(|(id, s)| (*id, &s[at..=at])).collect();
@@ -172,13 +172,13 @@ fn cached_decode_equals_the_full_forward() {
 #[test]
 fn long_prompts_are_run_in_chunks() {
     let (graph, weights) = decoder(None);
-    let mut session = InferSession::new(graph, Arc::new(weights)).expect("a session");
+    let mut session = InferSession::new(graph, Arc::new(weights), &placement()).expect("a session");
     let prompt: Vec<u32> = (0..1300).map(|i| i * 7 % 17).collect();
     let full = session.logits(&Batch::of_sequences(&[&prompt])).expect("logits");
     let id = session.start().expect("a sequence");
     let last = session.extend(&[(id, &prompt)]).expect("logits");
     let reference: Vec<f64> = full[1299 * 17..].iter().map(|x| f64::from(*x)).collect();
-    assert!(relative(&last[0], &reference) < 1e-5);
+    assert!(relative(&last[0], &reference) < bound(1e-5));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn steps_repeat_to_the_bit_with_any_number_of_threads() {
             let mut session = train(lora(0.2, LoraInit::Kaiming), true);
             for step in 0..3 {
                 session.accumulate(&labelled(&SEQUENCES), 0.1, step).expect("a step");
-                session.step(1e-2, Some(1.0));
+                session.step(1e-2, Some(1.0)).expect("an update");
             }
             session
                 .trainable()
@@ -210,22 +210,22 @@ fn optimizer_state_restores_to_the_bit() {
     let mut first = train(Tuner::Full, false);
     for step in 0..4 {
         whole.accumulate(&batch, 0.1, step).expect("a step");
-        whole.step(1e-2, Some(1.0));
+        whole.step(1e-2, Some(1.0)).expect("an update");
         if step < 2 {
             first.accumulate(&batch, 0.1, step).expect("a step");
-            first.step(1e-2, Some(1.0));
+            first.step(1e-2, Some(1.0)).expect("an update");
         }
     }
     let mut second = train(Tuner::Full, false);
     for info in first.trainable() {
-        second.set_values(&info.name, first.values(&info.name).expect("trained")).expect("set");
+        second.set_values(&info.name, &first.values(&info.name).expect("trained")).expect("set");
     }
-    let (steps, state) = first.optimizer_state();
+    let (steps, state) = first.optimizer_state().expect("the state");
     let state: Vec<_> = state.into_iter().map(|(n, a, b)| (n, a.to_vec(), b.to_vec())).collect();
     second.set_optimizer_state(steps, &state).expect("set");
     for step in 2..4 {
         second.accumulate(&batch, 0.1, step).expect("a step");
-        second.step(1e-2, Some(1.0));
+        second.step(1e-2, Some(1.0)).expect("an update");
     }
     for info in whole.trainable() {
         assert_eq!(whole.values(&info.name), second.values(&info.name), "{}", info.name);
@@ -240,9 +240,9 @@ fn norms_and_biases_do_not_decay() {
     let matrix = session.values("head.weight").expect("trained").to_vec();
     // A learning rate with all gradients clipped away leaves the decay alone.
     session.accumulate(&batch, 0.0, 0).expect("a step");
-    session.step(1e-1, None);
-    assert_eq!(before, session.values("norm.weight").expect("trained"));
-    assert_ne!(matrix, session.values("head.weight").expect("trained"));
+    session.step(1e-1, None).expect("an update");
+    assert_eq!(before, *session.values("norm.weight").expect("trained"));
+    assert_ne!(matrix, *session.values("head.weight").expect("trained"));
 }
 
 #[test]
@@ -276,13 +276,17 @@ fn a_norm_that_is_not_finite_changes_nothing() {
     let mut session = train(Tuner::Full, false);
     let before = session.values("head.weight").expect("trained").to_vec();
     session.accumulate(&labelled(&SEQUENCES), f32::INFINITY, 0).expect("a step");
-    assert!(!session.step(1e-2, Some(1.0)).is_finite());
-    assert_eq!(before, session.values("head.weight").expect("trained"));
-    assert_eq!(session.gradient_norm(), 0.0);
+    assert!(!session.step(1e-2, Some(1.0)).expect("an update").is_finite());
+    assert_eq!(before, *session.values("head.weight").expect("trained"));
+    assert_eq!(session.gradient_norm().expect("a norm"), 0.0);
 }
 
 #[test]
 fn the_memory_plan_counts_each_part() {
+    if placement() != swift_engine::Placement::Cpu {
+        // Nothing is mapped there; the plan of a GPU is what it allocates.
+        return;
+    }
     let full = train(Tuner::Full, true).memory_plan(64);
     let adapters = train(lora(0.0, LoraInit::Kaiming), true).memory_plan(64);
     assert!(full.gradients > adapters.gradients && full.optimizer == 2 * full.gradients);

@@ -63,7 +63,7 @@ pub enum Action {
 }
 
 /// Why a step is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     Forward,
     /// A forward op run again on the way back, so that its result need not be kept.
@@ -264,10 +264,12 @@ fn reachable(graph: &Graph, from: Value) -> HashSet<Value> {
     seen
 }
 
-/// Marks each slot's last use. Outputs nobody reads are freed by the step that makes them.
-fn schedule_frees(steps: &mut [Step], external: &HashSet<Slot>) {
+/// Marks each slot's last use; `external` ones are never freed. Outputs nobody reads are freed by the step that makes them.
+/// A backend that rewrites steps (fusion) calls it again.
+pub fn schedule_frees(steps: &mut [Step], external: &HashSet<Slot>) {
     let mut seen: HashSet<Slot> = external.clone();
     for step in steps.iter_mut().rev() {
+        step.frees.clear();
         let accumulated = step.accumulate.map(|i| step.inputs[i]);
         step.reuse = accumulated
             .is_some_and(|slot| !seen.contains(&slot) && step.inputs.iter().filter(|s| **s == slot).count() == 1);

@@ -31,6 +31,7 @@ mod profile;
 mod quant;
 mod rope;
 mod sampling;
+mod scalar;
 mod softmax;
 mod tensor;
 
@@ -54,5 +55,6 @@ pub use profile::ProfileRow;
 pub use quant::*;
 pub use rope::*;
 pub use sampling::*;
+pub use scalar::*;
 pub use softmax::*;
 pub use tensor::{Buffer, Dtype, Tensor};

@@ -1,8 +1,18 @@
 //! Small models built without a plugin, and deterministic numbers.
 
-use swift_engine::MemoryWeights;
+use swift_engine::{Compute, MemoryWeights, Placement};
 use swift_graph::checkpoint::{StorageType, TableCheckpoint, TensorInfo};
 use swift_graph::{Builder, DataType, Graph, Param, Value};
+
+/// Where the tests run: `SWIFT_TEST_DEVICE`.
+pub(crate) fn placement() -> Placement {
+    Placement::of_tests(Compute::F32)
+}
+
+/// The CPU's bound, or on a GPU at least 1e-4: its products and exponentials sum in other orders and round otherwise.
+pub(crate) fn bound(cpu: f64) -> f64 {
+    if placement() == Placement::Cpu { cpu } else { cpu.max(1e-4) }
+}
 
 /// Numbers from -1 to 1, the same in every run.
 pub(crate) struct Numbers(pub(crate) u64);
