@@ -25,6 +25,7 @@
 //! | loss | [`linear_cross_entropy`] |
 //! | optimizer | [`adamw`], [`sum_squares`] |
 //! | dropout | [`dropout`] (its own gradient) |
+//! | quant | [`quantize_4bit`], [`quantize_absmax`], [`quantize_int8`] and `dequantize_` of each |
 //! | cast | [`f32_to_bf16`], [`f32_to_f16`], [`bf16_to_f32`], [`f16_to_f32`] |
 
 #![allow(
@@ -45,6 +46,7 @@ mod norm;
 mod optimizer;
 mod parallel;
 mod pointwise;
+mod quant;
 mod rope;
 mod simd;
 mod softmax;
@@ -62,6 +64,10 @@ pub use matmul::{column_sums, linear, linear_grad_input, linear_grad_weight};
 pub use norm::{l2_norm, l2_norm_grad, layer_norm, layer_norm_grad, rms_norm, rms_norm_grad};
 pub use optimizer::{AdamW, adamw, sum_squares};
 pub use pointwise::{Activation, add_assign, glu, glu_grad, scale, scale_add, unary, unary_grad};
+pub use quant::{
+    FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK, dequantize_4bit, dequantize_absmax, dequantize_int8, dynamic_map,
+    quantize_4bit, quantize_absmax, quantize_int8,
+};
 pub use rope::{rope, rope_tables};
 pub use softmax::{softmax, softmax_grad};
 pub use weight::Weight;
