@@ -21,6 +21,11 @@ impl Failure {
         Self { code: FAILED, message: message.into(), hints: vec![hint.into()] }
     }
 
+    /// The same failure, of one rank of several: their messages end up in one terminal.
+    pub(crate) fn of_rank(self, rank: usize) -> Self {
+        Self { message: format!("rank {rank}: {}", self.message), ..self }
+    }
+
     /// A file operation that failed.
     pub(crate) fn io(action: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
         Self::new(

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{IsTerminal, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use crate::failure::Failure;
@@ -22,8 +23,22 @@ pub(crate) fn styled(text: &clap::builder::StyledStr) {
     }
 }
 
+/// Whether only failures are shown.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From here on only failures are shown: another process of the same job says the rest.
+pub(crate) fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Writes a line to standard error.
 pub(crate) fn note(text: &str) {
+    if !SILENT.load(Ordering::Relaxed) {
+        line(text);
+    }
+}
+
+fn line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
@@ -38,7 +53,7 @@ pub(crate) fn failure(failure: &Failure) {
     for hint in &failure.hints {
         let _ = write!(text, "\n{} {hint}", paint("hint:", "36"));
     }
-    note(&text);
+    line(&text);
 }
 
 /// Two columns, the first as wide as needed.

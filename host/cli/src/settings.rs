@@ -1,5 +1,6 @@
 //! From what was given to resolved settings: defaults, types, ranges, rules between arguments. Commands see only these.
 
+pub(crate) mod device;
 mod reader;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use swift_train::{
     sft::BestMetric,
 };
 
-use self::reader::Reader;
+use self::{device::DeviceSettings, reader::Reader};
 use crate::args::{Given, GivenValue, Origin, UsageError, Verb, parse::boolean, table::ARGUMENTS};
 
 type Result<T> = std::result::Result<T, UsageError>;
@@ -107,6 +108,7 @@ pub(crate) struct ResumeSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TrainSettings {
     pub(crate) model: ModelSettings,
+    pub(crate) device: DeviceSettings,
     pub(crate) data: DataSettings,
     pub(crate) template: TemplateSettings,
     pub(crate) tuner: TunerSettings,
@@ -125,6 +127,7 @@ pub(crate) struct TrainSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct InferSettings {
     pub(crate) model: ModelSettings,
+    pub(crate) device: DeviceSettings,
     pub(crate) template: TemplateSettings,
     /// Rows to answer; none: chat.
     pub(crate) datasets: Vec<String>,
@@ -151,6 +154,7 @@ pub(crate) struct InferSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ExportSettings {
     pub(crate) model: ModelSettings,
+    pub(crate) device: DeviceSettings,
     pub(crate) merge_lora: bool,
     pub(crate) output_dir: Option<PathBuf>,
     pub(crate) max_shard_bytes: u64,
@@ -158,11 +162,15 @@ pub(crate) struct ExportSettings {
     pub(crate) num_threads: Option<usize>,
 }
 
+/// What the environment says; a function so that tests have their own.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Settings of a training command.
-pub(crate) fn train(given: &Given) -> Result<TrainSettings> {
+pub(crate) fn train(given: &Given, environment: Environment<'_>) -> Result<TrainSettings> {
     let mut reader = Reader::new(given);
     let pretraining = given.verb == Verb::Pt;
     let model = reader.model()?;
+    let device = reader.device(model.torch_dtype.as_deref(), environment)?;
     let template = reader.template(pretraining)?;
     let data = DataSettings {
         dataset: reader.list("dataset")?,
@@ -179,7 +187,12 @@ pub(crate) fn train(given: &Given) -> Result<TrainSettings> {
     }
     let tuner = reader.tuner(&model)?;
     let full = tuner == TunerSettings::Full;
+    if full && device.quantization.is_some() {
+        let hint = "use `--tuner_type lora`, or leave --quant_method out";
+        return Err(UsageError::new("--quant_method holds weights that --tuner_type full would train", hint));
+    }
     let batch_size: usize = reader.positive("per_device_train_batch_size")?;
+    let ranks = device.ranks.as_ref().map_or(1, |ranks| ranks.world_size);
     let save_steps = reader.positive("save_steps")?;
     let save = reader.every("save_strategy", save_steps)?.unwrap_or(Every::Steps(save_steps as u64));
     let eval_steps = reader.optional_positive("eval_steps")?.unwrap_or(save_steps);
@@ -215,7 +228,7 @@ pub(crate) fn train(given: &Given) -> Result<TrainSettings> {
         per_device_eval_batch_size: reader.positive("per_device_eval_batch_size")?,
         gradient_accumulation_steps: reader
             .optional_positive("gradient_accumulation_steps")?
-            .unwrap_or(16usize.div_ceil(batch_size)),
+            .unwrap_or(16usize.div_ceil(batch_size * ranks)),
         num_train_epochs: reader.at_least_zero("num_train_epochs")?,
         max_steps: u64::try_from(max_steps).ok().filter(|&steps| steps > 0),
         learning_rate: match reader.optional::<f64>("learning_rate", "a number")? {
@@ -258,6 +271,7 @@ pub(crate) fn train(given: &Given) -> Result<TrainSettings> {
     let num_threads = reader.optional_positive("num_threads")?;
     Ok(TrainSettings {
         model,
+        device,
         data,
         template,
         tuner,
@@ -273,16 +287,18 @@ pub(crate) fn train(given: &Given) -> Result<TrainSettings> {
 }
 
 /// Settings of `swift infer`.
-pub(crate) fn infer(given: &Given) -> Result<InferSettings> {
+pub(crate) fn infer(given: &Given, environment: Environment<'_>) -> Result<InferSettings> {
     let given = with_adapter_arguments(given)?;
     let mut reader = Reader::new(&given);
     let model = reader.model()?;
+    let device = reader.device(model.torch_dtype.as_deref(), environment)?;
     let template = reader.template(false)?;
     let mut datasets = reader.list("val_dataset")?;
     datasets.extend(reader.list("dataset")?);
     reader.flag("load_args")?;
     let settings = InferSettings {
         model,
+        device,
         template,
         columns: reader.text("columns")?,
         strict: reader.flag("strict")?,
@@ -307,12 +323,14 @@ pub(crate) fn infer(given: &Given) -> Result<InferSettings> {
 }
 
 /// Settings of `swift export` and `swift merge-lora`.
-pub(crate) fn export(given: &Given) -> Result<ExportSettings> {
+pub(crate) fn export(given: &Given, environment: Environment<'_>) -> Result<ExportSettings> {
     let given = with_adapter_arguments(given)?;
     let mut reader = Reader::new(&given);
     reader.flag("load_args")?;
     let settings = ExportSettings {
         model: reader.model()?,
+        // Not the type of what is written: what is checked is computed exactly.
+        device: reader.device(Some("float32"), environment)?,
         merge_lora: reader.optional_flag("merge_lora")?.unwrap_or(given.verb == Verb::MergeLora),
         output_dir: reader.path("output_dir")?,
         max_shard_bytes: reader.bytes("max_shard_size")?,

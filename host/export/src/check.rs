@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use swift_engine::{Batch, InferSession};
+use swift_engine::{Batch, InferSession, Placement};
 use swift_graph::{Graph, StorageType, checkpoint::WeightSource};
 
 use crate::error::ExportError;
@@ -111,12 +111,13 @@ impl LogitCheck {
         merged: (Graph, Arc<dyn WeightSource>),
         max_length: Option<usize>,
         dtype: StorageType,
+        placement: &Placement,
     ) -> Result<Self, ExportError> {
-        let mut unmerged = InferSession::new(adapted, base)?;
+        let mut unmerged = InferSession::new(adapted, base, placement)?;
         for (name, values) in values {
             unmerged.set_values(name, values)?;
         }
-        let mut merged = InferSession::new(merged.0, merged.1)?;
+        let mut merged = InferSession::new(merged.0, merged.1, placement)?;
         let mut random = Random(0x10617);
         let mut check = Self { sequences: Vec::new(), max_relative_difference: 0.0, bound: logit_bound(dtype) };
         for length in LENGTHS.map(|length| length.min(max_length.unwrap_or(length))) {

@@ -10,6 +10,7 @@ use std::{
 use half::{bf16, f16};
 use serde::Serialize;
 use serde_json::{Value, json};
+use swift_engine::Placement;
 use swift_graph::{Checkpoint, Graph, StorageType, lora};
 use swift_hub::{HubError, Model, SavedTensor, peft, save_safetensors};
 
@@ -26,6 +27,8 @@ pub struct MergeOptions {
     /// `None`: each tensor as the base stores it.
     pub dtype: Option<StorageType>,
     pub max_shard_bytes: u64,
+    /// Where the logits are compared. The bounds hold for computation in f32.
+    pub placement: Placement,
     /// Replace the model in an output folder that is not empty.
     pub exist_ok: bool,
 }
@@ -77,6 +80,7 @@ pub fn merge<E: From<ExportError>>(
         (copy_graph, copy.clone()),
         model.max_length,
         merge.coarsest(),
+        &options.placement,
     )?;
     drop(copy);
     let report = MergeReport {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use swift_engine::{Batch, InferSession};
+use swift_engine::{Batch, InferSession, Placement};
 use swift_export::{ExportError, MergeOptions, MergeReport, merge};
 use swift_graph::{Builder, Checkpoint, DataType, Graph, StorageType};
 use swift_hub::{Model, SavedTensor, peft::Adapter, save_safetensors};
@@ -116,7 +116,7 @@ fn try_adapter(folder: &Path, whole: &[&str], changes: Value) -> Result<Adapter,
 }
 
 fn options(dtype: Option<StorageType>) -> MergeOptions {
-    MergeOptions { dtype, max_shard_bytes: u64::MAX, exist_ok: false }
+    MergeOptions { dtype, max_shard_bytes: u64::MAX, placement: Placement::default(), exist_ok: false }
 }
 
 fn merged_to(folder: &Path, adapter: &Adapter, options: &MergeOptions) -> Result<MergeReport, ExportError> {
@@ -126,7 +126,7 @@ fn merged_to(folder: &Path, adapter: &Adapter, options: &MergeOptions) -> Result
 
 fn logits(path: &Path) -> Vec<f32> {
     let (model, graph) = open(path).unwrap();
-    InferSession::new(graph, model).unwrap().logits(&Batch::of_sequences(&[&[1, 2, 3]])).unwrap()
+    InferSession::new(graph, model, &Placement::default()).unwrap().logits(&Batch::of_sequences(&[&[1, 2, 3]])).unwrap()
 }
 
 fn entries(folder: &Path) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use serde_json::json;
 use swift_data::{ColumnMap, Origin, Row};
-use swift_engine::{Batch, InferSession};
+use swift_engine::{Batch, InferSession, Placement};
 use swift_graph::{
     Arg, Builder, Checkpoint, DataType, Graph, StorageType, TensorInfo,
     checkpoint::{TensorBytes, WeightError, WeightSource},
@@ -125,7 +125,7 @@ const VOCABULARY: u32 = 259;
 
 fn generator(end_ids: Vec<u32>, max_length: Option<usize>) -> Generator {
     let (graph, memory) = model(VOCABULARY);
-    Generator::new(InferSession::new(graph, memory).unwrap(), tokenizer(), end_ids, max_length)
+    Generator::new(InferSession::new(graph, memory, &Placement::default()).unwrap(), tokenizer(), end_ids, max_length)
 }
 
 fn request(prompt: &[u32], sampling: Sampling, new: usize) -> Request {

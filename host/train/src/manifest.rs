@@ -46,8 +46,14 @@ pub struct RunManifest {
     pub seed: u64,
     pub data_seed: u64,
     pub num_threads: usize,
-    /// Instruction set the kernels ran with; results are bit-equal only on the same one.
+    /// Instruction set or GPU that the kernels ran on; results are bit-equal only on the same one.
     pub kernels: String,
+    /// The device in words, with the precision, and this process among its ranks.
+    #[serde(default)]
+    pub device: String,
+    /// Number of ranks.
+    #[serde(default = "one")]
+    pub world_size: u64,
     /// The resolved settings, as in `args.json`.
     pub settings: Value,
     /// What happened to each row while it was encoded.
@@ -56,6 +62,11 @@ pub struct RunManifest {
     pub resumed_at: Vec<u64>,
     /// Filled in at the end: steps, best checkpoint, last checkpoint.
     pub result: Value,
+}
+
+/// Runs of one process did not say so once.
+fn one() -> u64 {
+    1
 }
 
 impl RunManifest {

@@ -31,6 +31,7 @@ const fn renamed(spec: ArgumentSpec, aliases: &'static [&'static str]) -> Argume
 
 const MODEL: &str = "Model";
 const DATA: &str = "Data";
+const DEVICE: &str = "Device";
 const TEMPLATE: &str = "Template";
 const TUNER: &str = "Tuner";
 const TRAINING: &str = "Training";
@@ -62,7 +63,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Computed("as stored"),
         MODEL,
         ALL,
-        "Storage type of the weights; computation is in float32",
+        "Storage type of the weights; a GPU computes in it, the CPU in float32",
     ),
     row(
         "load_args",
@@ -71,6 +72,58 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         MODEL,
         INFER | EXPORT,
         "Take model, template and plugins from the adapter's args.json",
+    ),
+    row(
+        "device",
+        Text,
+        Computed("cuda where a GPU can be used, else cpu; export: cpu"),
+        DEVICE,
+        ALL,
+        "auto, cpu, cuda or cuda:N; with several ranks each has the GPU of its LOCAL_RANK",
+    ),
+    row("device_map", Text, NoDefault, DEVICE, ALL, "ms-swift's name of --device; models are not spread over GPUs"),
+    row(
+        "bf16",
+        Boolean,
+        NoDefault,
+        DEVICE,
+        TRAIN,
+        "Compute in bfloat16, whatever the weights are stored in; GPUs only",
+    ),
+    row("quant_method", Choice(&["bnb"]), NoDefault, DEVICE, ALL, "Hold the frozen matrices quantised; GPUs only"),
+    row("quant_bits", Choice(&["4"]), NoDefault, DEVICE, ALL, "Bits of a quantised weight"),
+    row(
+        "bnb_4bit_quant_type",
+        Choice(&["nf4"]),
+        Value("nf4"),
+        DEVICE,
+        TRAIN | INFER,
+        "The sixteen values of four bits",
+    ),
+    row(
+        "bnb_4bit_use_double_quant",
+        Boolean,
+        Value("true"),
+        DEVICE,
+        TRAIN | INFER,
+        "Quantise the scales of the blocks too",
+    ),
+    row(
+        "bnb_4bit_compute_dtype",
+        Choice(&["bfloat16", "float32"]),
+        Computed("torch_dtype"),
+        DEVICE,
+        TRAIN | INFER,
+        "What to compute in with quantised weights",
+    ),
+    row("ddp_backend", Choice(&["nccl"]), Value("nccl"), DEVICE, TRAIN, "How ranks add up their gradients"),
+    row(
+        "ddp_timeout",
+        Integer,
+        Computed("300 at the start, 1800 in a step"),
+        DEVICE,
+        TRAIN,
+        "Seconds to wait for the other ranks",
     ),
     row("dataset", List, NoDefault, DATA, TRAIN | INFER, "Data files: FILE.jsonl, with #N for N rows"),
     row("val_dataset", List, NoDefault, DATA, TRAIN | INFER, "Validation files; in infer, the rows to answer"),
@@ -185,10 +238,10 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     row(
         "gradient_accumulation_steps",
         Integer,
-        Computed("ceil(16 / batch size)"),
+        Computed("ceil(16 / batch size / ranks)"),
         TRAINING,
         TRAIN,
-        "Micro-batches of a step",
+        "Micro-batches of a step, of each rank",
     ),
     row("num_train_epochs", Float, Value("3"), TRAINING, TRAIN, "Passes over the data"),
     row("max_steps", Text, Value("-1"), TRAINING, TRAIN, "Steps; overrides num_train_epochs when positive"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use swift_export::{ExportError, MergeOptions, merge};
 use swift_hub::peft;
 
-use super::{assemble, run_folder::model_name, set_threads};
+use super::{assemble, placement, run_folder::model_name, set_threads};
 use crate::{failure::FAILED, failure::Failure, render, settings::ExportSettings};
 
 impl From<ExportError> for Failure {
@@ -22,7 +22,10 @@ pub(crate) fn run(settings: &ExportSettings) -> Result<(), Failure> {
         ));
     };
     set_threads(settings.num_threads)?;
+    let found = placement::find(&settings.device)?;
     let traced = assemble::open(&settings.model.path, &settings.model)?;
+    // The type of what is written is not what is computed in.
+    let placed = found.place(&settings.device, None, &traced.model)?;
     let adapter = peft::Adapter::open(folder)?;
     let output = settings
         .output_dir
@@ -32,6 +35,7 @@ pub(crate) fn run(settings: &ExportSettings) -> Result<(), Failure> {
         dtype: settings.model.torch_dtype.as_deref().and_then(assemble::storage_type),
         max_shard_bytes: settings.max_shard_bytes,
         exist_ok: settings.exist_ok,
+        placement: placed.placement,
     };
     let report = merge(&traced.model, &traced.graph, &adapter, &output, &options, |path| {
         let traced = assemble::open(path, &settings.model)?;
@@ -40,6 +44,7 @@ pub(crate) fn run(settings: &ExportSettings) -> Result<(), Failure> {
     render::table(&[
         ("merged", format!("{} matrices of {}", report.merged_matrices, folder.display())),
         ("into", output.display().to_string()),
+        ("device", placed.description),
         ("size", format!("{} bytes", render::grouped(report.total_size))),
         (
             "logits",

@@ -15,7 +15,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Map;
 use swift_data::{ColumnMap, DatasetSpec, Encoder, LoadOptions, Row, load};
-use swift_engine::InferSession;
+use swift_engine::{InferSession, Placement};
 use swift_hub::peft;
 use swift_infer::{
     Command, Conversation, Event, FinishReason, GenerationFlags, GenerationSettings, Generator, InferError, Request,
@@ -23,7 +23,7 @@ use swift_infer::{
     results::{Prompt, ResultFile, raw_columns},
 };
 
-use super::{assemble, assemble::Traced, set_threads};
+use super::{assemble, assemble::Traced, placement, set_threads};
 use crate::{failure::FAILED, failure::Failure, render, settings::InferSettings};
 
 impl From<InferError> for Failure {
@@ -38,8 +38,14 @@ pub(crate) fn run(settings: &InferSettings) -> Result<(), Failure> {
         return Err(Failure::new(message, "use `--stream false`, or `--max_batch_size 1`"));
     }
     set_threads(settings.num_threads)?;
+    let found = placement::find(&settings.device)?;
     let traced = assemble::open(&settings.model.path, &settings.model)?;
-    assemble::check_dtype(&traced.model, settings.model.torch_dtype.as_deref())?;
+    let dtype = settings.model.torch_dtype.as_deref();
+    if !found.is_gpu() {
+        assemble::check_dtype(&traced.model, dtype)?;
+    }
+    let placed = found.place(&settings.device, dtype, &traced.model)?;
+    render::table(&[("device", placed.description.clone())]);
     let today = || jiff::ZonedDateTime::now().strftime("%Y-%m-%d").to_string();
     let date = settings.template.run_date.clone().unwrap_or_else(today);
     let model = traced.model.clone();
@@ -48,7 +54,7 @@ pub(crate) fn run(settings: &InferSettings) -> Result<(), Failure> {
         encoder: assemble::encoder(&model, &settings.template, settings.strict, &date)?,
         generation: GenerationSettings::resolve(&flags(settings), &model.generation)?,
         generator: Generator::new(
-            session(traced, &settings.model.adapters)?,
+            session(traced, &settings.model.adapters, &placed.placement)?,
             model.tokenizer()?.clone(),
             model.eos_token_ids.clone(),
             model.max_length,
@@ -59,12 +65,12 @@ pub(crate) fn run(settings: &InferSettings) -> Result<(), Failure> {
 }
 
 /// The model's session with its adapter, if there is one.
-fn session(traced: Traced, adapters: &[PathBuf]) -> Result<InferSession, Failure> {
+fn session(traced: Traced, adapters: &[PathBuf], placement: &Placement) -> Result<InferSession, Failure> {
     match adapters {
-        [] => Ok(InferSession::new(traced.graph, traced.model)?),
+        [] => Ok(InferSession::new(traced.graph, traced.model, placement)?),
         [folder] => {
             let adapted = peft::Adapter::open(folder)?.apply(&traced.graph, &traced.model.weights)?;
-            let mut session = InferSession::new(adapted.graph, traced.model)?;
+            let mut session = InferSession::new(adapted.graph, traced.model, placement)?;
             for (name, values) in &adapted.values {
                 session.set_values(name, values)?;
             }

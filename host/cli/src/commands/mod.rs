@@ -4,6 +4,7 @@ mod agreement;
 mod assemble;
 mod export;
 mod infer;
+mod placement;
 mod run_folder;
 mod sft;
 
@@ -22,10 +23,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
         }
         Invocation::Run(given) => given,
     };
+    let environment = &|name: &str| std::env::var(name).ok();
     match given.verb {
-        Verb::Sft | Verb::Pt => sft::run(given.verb.name(), &settings::train(&given)?),
-        Verb::Infer => infer::run(&settings::infer(&given)?),
-        Verb::Export | Verb::MergeLora => export::run(&settings::export(&given)?),
+        Verb::Sft | Verb::Pt => sft::run(given.verb.name(), &settings::train(&given, environment)?),
+        Verb::Infer => infer::run(&settings::infer(&given, environment)?),
+        Verb::Export | Verb::MergeLora => export::run(&settings::export(&given, environment)?),
     }
 }
 

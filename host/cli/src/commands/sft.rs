@@ -12,14 +12,14 @@ use std::{
 
 use half::{bf16, f16};
 use serde_json::{Value, json};
-use swift_engine::{AdamWOptions, TrainOptions, TrainSession, Tuner};
+use swift_engine::{AdamWOptions, Placement, TrainOptions, TrainSession, Tuner};
 use swift_graph::{
     Checkpoint, Graph, StorageType,
     lora::{self, LoraConfig},
 };
 use swift_hub::{HubError, Model, SavedTensor, peft, save_safetensors};
 use swift_train::{
-    BoxError, Learner, Outcome, Output, Resume, ResumeMode, Run, TrainError, batching,
+    BoxError, Learner, Outcome, Output, Resume, ResumeMode, Run, TrainError, World, batching,
     checkpoint::write_json,
     lora_files::{self, AdapterConfig},
     manifest::{RunManifest, Source},
@@ -29,6 +29,7 @@ use swift_train::{
 use super::{
     agreement,
     assemble::{self, Samples},
+    placement::{self, Placed},
     run_folder::{self, RunFolder},
     set_threads,
 };
@@ -40,8 +41,22 @@ use crate::{
 };
 
 pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure> {
+    match settings.device.ranks.as_ref().filter(|ranks| ranks.world_size > 1) {
+        None => train(command, settings),
+        Some(ranks) => {
+            // What all ranks would say is said once, except what stops one of them.
+            if ranks.rank > 0 {
+                render::silence();
+            }
+            train(command, settings).map_err(|failure| failure.of_rank(ranks.rank))
+        }
+    }
+}
+
+fn train(command: &str, settings: &TrainSettings) -> Result<(), Failure> {
     let started = jiff::ZonedDateTime::now();
     let threads = set_threads(settings.num_threads)?;
+    let found = placement::find(&settings.device)?;
     let folder = run_folder::prepare(settings, &started)?;
     let before = folder.continued.then(|| RunManifest::read(&folder.path)).transpose()?;
 
@@ -54,9 +69,12 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
     };
     let traced = assemble::open(&base, &settings.model)?;
     let model = &traced.model;
-    if !full {
-        assemble::check_dtype(model, settings.model.torch_dtype.as_deref())?;
+    let dtype = settings.model.torch_dtype.as_deref();
+    if !full && !found.is_gpu() {
+        assemble::check_dtype(model, dtype)?;
     }
+    let placed = found.place(&settings.device, dtype, model)?;
+    let world = placed.world;
     let adapter = settings.model.adapters.first().map(|folder| peft::Adapter::open(folder)).transpose()?;
     let graph = match &adapter {
         Some(adapter) => adapter.graph_to_train(&traced.graph)?,
@@ -93,6 +111,7 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
             weight_decay: settings.recipe.weight_decay,
             ..AdamWOptions::default()
         },
+        placement: placed.placement.clone(),
     };
     let mut session = TrainSession::new(graph, model.clone(), options)?;
     if let Some(adapter) = &adapter {
@@ -117,27 +136,32 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
         }
         args.insert("run_date".into(), json!(run_date));
     }
-    let mut manifest = describe(command, settings, &samples, &traced.plugin, model, &started, run_date, threads)?;
+    let mut manifest =
+        describe(command, settings, &placed, &samples, &traced.plugin, model, &started, run_date, threads)?;
     manifest.settings = effective;
     if let (Some(before), Some(checkpoint)) = (before, &folder.checkpoint) {
         manifest.started = before.started;
         manifest.resumed_at = before.resumed_at;
         manifest.resumed_at.extend(swift_train::checkpoint::step_of(checkpoint));
     }
-    std::fs::create_dir_all(&folder.path).map_err(|e| Failure::io("create", &folder.path, &e))?;
-    manifest.write(&folder.path)?;
-    write_json(&folder.path.join("args.json"), &args)?;
+    if world.leads() {
+        std::fs::create_dir_all(&folder.path).map_err(|e| Failure::io("create", &folder.path, &e))?;
+        manifest.write(&folder.path)?;
+        write_json(&folder.path.join("args.json"), &args)?;
+    }
     render::note(&format!("run folder {}", folder.path.display()));
     let longest =
         samples.train.iter().map(|sample| sample.sequences.iter().map(|s| s.tokens.len()).sum::<usize>()).max();
     let rows = longest.unwrap_or(0) * settings.recipe.per_device_train_batch_size;
+    render::table(&[("device", placed.description)]);
     render::table(&memory_rows(&session, rows));
 
-    let stop = stop_flag()?;
+    let stop = stop_flag(world)?;
     let resume = settings.resume.as_ref().zip(folder.checkpoint.clone());
     let outcome = sft(Run {
         settings: &settings.recipe,
         learner: &mut session,
+        world,
         train: &samples.train,
         evaluation: &samples.evaluation,
         run_folder: &folder.path,
@@ -148,9 +172,11 @@ pub(crate) fn run(command: &str, settings: &TrainSettings) -> Result<(), Failure
         stop: &stop,
         observer: &mut Progress::new(),
     })?;
-    manifest.result = serde_json::to_value(&outcome).unwrap_or(Value::Null);
-    manifest.write(&folder.path)?;
-    report(command, &folder, &outcome)
+    if world.leads() {
+        manifest.result = serde_json::to_value(&outcome).unwrap_or(Value::Null);
+        manifest.write(&folder.path)?;
+    }
+    report(command, &folder, &outcome, world)
 }
 
 /// The model's shape, and what a step of `rows` tokens will take: known before the first one.
@@ -237,7 +263,7 @@ fn as_applied(mut config: AdapterConfig, session: &TrainSession) -> AdapterConfi
 }
 
 /// Set by the first Ctrl-C; the second one ends the process.
-fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+fn stop_flag(world: World) -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -246,7 +272,8 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
             #[expect(clippy::exit, reason = "a second Ctrl-C asks for it")]
             std::process::exit(130);
         }
-        render::note("stopping after this micro-batch; press Ctrl-C again to leave at once");
+        let when = if world.size > 1 { "step" } else { "micro-batch" };
+        render::note(&format!("stopping after this {when}; press Ctrl-C again to leave at once"));
     })
     .map_err(|e| {
         Failure::new(format!("cannot watch for Ctrl-C: {e}"), "start swift from a terminal or a job script")
@@ -257,6 +284,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 fn describe(
     command: &str,
     settings: &TrainSettings,
+    placed: &Placed,
     samples: &Samples,
     plugin: &Source,
     model: &Model,
@@ -287,7 +315,12 @@ fn describe(
         seed: settings.recipe.seed,
         data_seed: settings.recipe.data_seed,
         num_threads,
-        kernels: instruction_set(),
+        kernels: match &placed.placement {
+            Placement::Cpu => instruction_set(),
+            Placement::Cuda(_) => placed.device.clone(),
+        },
+        device: placed.description.clone(),
+        world_size: placed.world.size as u64,
         settings: settings.effective.clone(),
         rows: serde_json::to_value(&samples.ledgers).unwrap_or(Value::Null),
         resumed_at: Vec::new(),
@@ -313,11 +346,12 @@ fn instruction_set() -> String {
 }
 
 /// Shows how it ended. A run that was stopped has not done what was asked, so it is a failure to scripts.
-fn report(command: &str, folder: &RunFolder, outcome: &Outcome) -> Result<(), Failure> {
+fn report(command: &str, folder: &RunFolder, outcome: &Outcome, world: World) -> Result<(), Failure> {
     let last = outcome.last_checkpoint.as_ref().map(|path| path.display().to_string());
     if outcome.interrupted {
         let message = format!("stopped after step {} of {}", outcome.global_step, outcome.max_steps);
         return Err(match last {
+            _ if !world.leads() => Failure::new(message, "rank 0 says how to go on"),
             Some(last) => {
                 let hint = format!("to go on, run the same `swift {command}` with `--resume_from_checkpoint {last}`");
                 Failure::new(message, hint)
@@ -356,7 +390,7 @@ impl FullModelWriter for FullFolder {
                 stored.info.dtype
             };
             let bytes = match learner.values(&name) {
-                Some(values) => rounded(&name, values, dtype)?,
+                Some(values) => rounded(&name, &values, dtype)?,
                 None if dtype == stored.info.dtype => stored.bytes().to_vec(),
                 None => rounded(&name, &stored.to_f32().unwrap_or_default(), dtype)?,
             };
