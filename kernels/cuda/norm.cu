@@ -312,7 +312,7 @@ __device__ __forceinline__ void normalise_grad(const T* x, const T* dy, int rows
         });
     }
     if constexpr (WEIGHT && V > 1) {
-        __shared__ alignas(16) float sums[32 * 32];
+        __shared__ __align__(16) float sums[32 * 32];
         write_partial<V>(dweight, place, width, sums, partial);
         if constexpr (CENTRE) write_partial<V>(dbias, place, width, sums, partial + width);
     }

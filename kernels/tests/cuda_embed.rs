@@ -1,5 +1,7 @@
 //! Rows of a table, rows back to their places and the table's gradient on the GPU, against the CPU kernels.
 
+#![allow(clippy::print_stderr, reason = "measurements, and tests that this GPU is too small for")]
+
 mod common;
 
 use common::{close, device, random, round};

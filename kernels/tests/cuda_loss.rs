@@ -1,5 +1,7 @@
 //! The fused cross entropy and the place of the greatest number on the GPU, against the CPU kernels.
 
+#![allow(clippy::print_stderr, reason = "measurements, and tests that this GPU is too small for")]
+
 mod common;
 
 use common::{close, device, random, round};
