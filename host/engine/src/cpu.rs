@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use swift_kernels as kernels;
 use swift_kernels::LossSums;
+use swift_kernels::cuda::ProfileRow;
 
 use crate::batch::Batch;
 use crate::error::EngineError;
@@ -127,5 +128,11 @@ impl TrainDevice for CpuTrain {
     fn sum_over_ranks(&mut self, _: &mut [f64]) -> Result<(), EngineError> {
         // The CPU trains alone.
         Ok(())
+    }
+
+    fn start_profile(&mut self) {}
+
+    fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {
+        Ok(Vec::new())
     }
 }

@@ -8,6 +8,7 @@ use swift_graph::ir::Op;
 use swift_graph::program::Program;
 use swift_graph::{Graph, Param, Value};
 use swift_kernels as kernels;
+use swift_kernels::cuda::ProfileRow;
 use swift_kernels::{AttentionMask, AttentionShape};
 
 use crate::batch::Batch;
@@ -162,5 +163,11 @@ impl InferDevice for CpuInfer {
     fn cache_bytes(&self) -> u64 {
         let caches = self.sequences.values().flat_map(|s| s.attention.values());
         caches.map(|c| 4 * (c.keys.len() + c.values.len()) as u64).sum()
+    }
+
+    fn start_profile(&mut self) {}
+
+    fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {
+        Ok(Vec::new())
     }
 }

@@ -34,6 +34,9 @@ pub enum EngineError {
     /// What was asked for runs elsewhere only.
     #[error("{message}")]
     Placement { message: String, hint: String },
+    /// Logits that no token can be chosen from.
+    #[error("the logits of row {row} are not finite")]
+    NotFinite { row: usize },
     /// A parameter or sequence that does not exist.
     #[error("{0}")]
     Unknown(String),
@@ -57,6 +60,7 @@ impl EngineError {
                     .into(),
             ),
             Self::Placement { hint, .. } => Some(hint.clone()),
+            Self::NotFinite { .. } => Some("the weights hold NaN or infinity, or are too large for this precision".into()),
             Self::NotDecodable(_) | Self::Unknown(_) => None,
         }
     }

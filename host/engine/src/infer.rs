@@ -10,6 +10,7 @@ use swift_graph::checkpoint::WeightSource;
 use swift_graph::ir::{MaskRule, Op};
 use swift_graph::program::{Program, Purpose};
 use swift_graph::{Graph, Param, Value};
+use swift_kernels::cuda::ProfileRow;
 
 use crate::batch::Batch;
 use crate::cpu_infer::CpuInfer;
@@ -64,6 +65,10 @@ pub(crate) trait InferDevice: Send {
     ) -> Result<Vec<u32>, EngineError>;
     /// Bytes the caches of all sequences take.
     fn cache_bytes(&self) -> u64;
+    /// Times every kernel from now on, where the device can.
+    fn start_profile(&mut self);
+    /// Ends timing; the sums by kernel.
+    fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError>;
 }
 
 /// Runs one model forward.
@@ -166,6 +171,19 @@ impl InferSession {
     /// Bytes the caches of all sequences take.
     pub fn cache_bytes(&self) -> u64 {
         self.device.cache_bytes()
+    }
+
+    /// Times every kernel from now on; on the CPU it does nothing.
+    pub fn start_profile(&mut self) {
+        self.device.start_profile();
+    }
+
+    /// Ends timing and gives the sums by kernel, longest first; empty on the CPU.
+    ///
+    /// # Errors
+    /// When work on the device failed.
+    pub fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {
+        self.device.end_profile()
     }
 
     /// Whether the device chooses tokens itself ([`Self::choose`]).

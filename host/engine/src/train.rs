@@ -10,6 +10,7 @@ use swift_graph::checkpoint::WeightSource;
 use swift_graph::lora::{self, Adapter, LoraConfig, LoraInit};
 use swift_graph::program::{Program, Purpose};
 use swift_graph::{Graph, Param};
+use swift_kernels::cuda::ProfileRow;
 use swift_kernels::{AdamW, LossSums};
 
 use crate::batch::Batch;
@@ -110,6 +111,10 @@ pub(crate) trait TrainDevice: Send {
     fn memory_plan(&self, rows: usize) -> MemoryPlan;
     /// Sums over all ranks, in place.
     fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError>;
+    /// Times every kernel from now on, where the device can.
+    fn start_profile(&mut self);
+    /// Ends timing; the sums by kernel.
+    fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError>;
 }
 
 /// One model in training.
@@ -216,6 +221,19 @@ impl TrainSession {
     /// When the ranks cannot talk.
     pub fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError> {
         self.device.sum_over_ranks(sums)
+    }
+
+    /// Times every kernel from now on; on the CPU it does nothing.
+    pub fn start_profile(&mut self) {
+        self.device.start_profile();
+    }
+
+    /// Ends timing and gives the sums by kernel, longest first; empty on the CPU.
+    ///
+    /// # Errors
+    /// When work on the device failed.
+    pub fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {
+        self.device.end_profile()
     }
 
     fn index(&self, name: &str) -> Option<usize> {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use swift_engine::{InferSession, SequenceId};
+use swift_engine::{Choice, InferSession, SequenceId};
 use tokenizers::Tokenizer;
 
 use crate::error::InferError;
@@ -182,10 +182,19 @@ fn run<'a>(
         }
         let clock = Instant::now();
         let work: Vec<(SequenceId, &[u32])> = active.iter().map(|a| (a.sequence, a.next.as_slice())).collect();
-        let logits = session.extend(&work)?;
+        // The device chooses where it can: logits of a whole vocabulary are much to copy.
+        let choices: Option<Vec<Choice>> =
+            if session.can_choose() { active.iter().map(Active::choice).collect() } else { None };
+        let tokens = match choices {
+            Some(choices) => session.choose(&work, &choices)?,
+            None => {
+                let logits = session.extend(&work)?;
+                active.iter_mut().zip(logits).map(|(answer, logits)| answer.draw(logits)).collect::<Result<_, _>>()?
+            }
+        };
         let mut finished = Vec::new();
-        for (place, (answer, logits)) in active.iter_mut().zip(logits).enumerate() {
-            if let Some(reason) = answer.take(logits, observe, &mut interrupted)? {
+        for (place, (answer, token)) in active.iter_mut().zip(tokens).enumerate() {
+            if let Some(reason) = answer.take(token, observe, &mut interrupted)? {
                 answer.completion.finish_reason = reason;
                 finished.push(place);
             }
@@ -259,18 +268,27 @@ fn begin<'a>(
 }
 
 impl Active<'_> {
-    /// Chooses the next token and gives out its text; says whether that ended the answer.
+    /// How the device chooses the next token, if it can do what the settings ask.
+    fn choice(&self) -> Option<Choice> {
+        self.sampler.choice(self.completion.tokens.len() as u64)
+    }
+
+    /// Chooses the next token from logits.
+    fn draw(&mut self, logits: Vec<f32>) -> Result<u32, InferError> {
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(InferError::NotFinite { index: self.index, position: self.completion.tokens.len() });
+        }
+        self.sampler.sample(logits, &self.context)
+    }
+
+    /// Takes the next token and gives out its text; says whether that ended the answer.
     fn take(
         &mut self,
-        logits: Vec<f32>,
+        token: u32,
         observe: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
         interrupted: &mut bool,
     ) -> Result<Option<FinishReason>, InferError> {
         let position = self.completion.tokens.len();
-        if !logits.iter().all(|logit| logit.is_finite()) {
-            return Err(InferError::NotFinite { index: self.index, position });
-        }
-        let token = self.sampler.sample(logits, &self.context)?;
         self.context.push(token);
         self.completion.tokens.push(token);
         self.next = vec![token];

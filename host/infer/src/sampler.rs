@@ -6,6 +6,7 @@
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Draw};
 use candle_transformers::utils::apply_repeat_penalty;
+use swift_engine::Choice;
 
 use crate::error::InferError;
 use crate::settings::Sampling;
@@ -13,6 +14,7 @@ use crate::settings::Sampling;
 /// Chooses tokens for one sequence; the same seed and the same logits give the same tokens.
 pub struct Sampler {
     sampling: Sampling,
+    seed: u64,
     draw: LogitsProcessor,
 }
 
@@ -20,7 +22,21 @@ impl Sampler {
     /// A sampler with random numbers of its own.
     pub fn new(sampling: Sampling, seed: u64) -> Self {
         let draw = if sampling.is_greedy() { Draw::ArgMax } else { Draw::All { temperature: 1.0 } };
-        Self { sampling, draw: LogitsProcessor::from_sampling(seed, draw) }
+        Self { sampling, seed, draw: LogitsProcessor::from_sampling(seed, draw) }
+    }
+
+    /// The same for a device that chooses itself, behind `position` chosen tokens. Its random numbers are its own: the same
+    /// seed gives other tokens than here. `None` when the settings ask for what devices do not do.
+    pub fn choice(&self, position: u64) -> Option<Choice> {
+        let s = &self.sampling;
+        (s.repetition_penalty == 1.0).then(|| Choice {
+            temperature: if s.is_greedy() { 0.0 } else { s.temperature as f32 },
+            top_p: s.top_p as f32,
+            top_k: u32::try_from(s.top_k).unwrap_or(u32::MAX),
+            min_p: s.min_p as f32,
+            seed: self.seed,
+            position,
+        })
     }
 
     /// The next token. `logits` has one finite number a token of the vocabulary, `context` are the tokens so far.

@@ -8,7 +8,8 @@ use swift_graph::ir::Op;
 use swift_graph::program::Program;
 use swift_graph::{Graph, Param, Value};
 use swift_kernels::cuda::{
-    self, Buffer, CudaError, Cudnn, Device, Dtype, FewRows, Matrix, PAGE, PagedCache, PagedRows, Tensor,
+    self, Buffer, CudaError, Cudnn, Device, Dtype, FewRows, Matrix, PAGE, PagedCache, PagedRows, ProfileRow, SampleSettings, Tensor,
+    WIDEST_VOCABULARY,
 };
 use swift_kernels::{AttentionMask, AttentionShape};
 
@@ -73,7 +74,6 @@ impl Cached<'_> {
 struct StepKey {
     rows: usize,
     max_pages: usize,
-    choosing: bool,
 }
 
 /// A model on a GPU.
@@ -92,15 +92,16 @@ pub(crate) struct CudaInfer {
     matrix_scratch: Option<Buffer>,
     /// Logits f32, and the rows they are made from.
     head_memory: Option<Buffer>,
-    /// Row indices, the block table and the sampler's settings of a step.
+    /// Sequences of rows, the block table and the wanted rows of a step.
     tables: Option<Buffer>,
-    sampling_scratch: Option<Buffer>,
+    /// The sampler's settings, tokens and status.
     chosen: Option<Buffer>,
     caches: HashMap<Value, PagedCache>,
     pages: Option<PageTable>,
     sequences: BTreeMap<SequenceId, Option<PagesId>>,
     captured: HashMap<StepKey, cuda::Graph>,
     seen: HashSet<StepKey>,
+    profiling: bool,
 }
 
 impl CudaInfer {
@@ -133,13 +134,13 @@ impl CudaInfer {
             matrix_scratch: None,
             head_memory: None,
             tables: None,
-            sampling_scratch: None,
             chosen: None,
             caches: HashMap::new(),
             pages: None,
             sequences: BTreeMap::new(),
             captured: HashMap::new(),
             seen: HashSet::new(),
+            profiling: false,
         })
     }
 
@@ -298,26 +299,29 @@ impl CudaInfer {
         let (paged, fresh, wanted_rows) = self.prepare(batch, ids, wanted)?;
         let paged = PagedRows { positions: self.feed.positions(), ..paged };
         let decoding = paged.longest_run == 1 && wanted.len() == batch.rows();
-        let key = StepKey { rows: batch.rows(), max_pages: paged.max_pages, choosing: false };
+        let key = StepKey { rows: batch.rows(), max_pages: paged.max_pages };
         if decoding && let Some(graph) = self.captured.get(&key) {
             graph.launch()?;
             return Ok(self.head_memory.as_ref().map(|b| b.at(0, key.rows * self.vocabulary(), Dtype::F32)));
         }
-        if decoding && !self.seen.insert(key) {
+        if decoding && !self.profiling && !self.seen.insert(key) {
             // The second step of a kind is captured: the first made all plans and buffers.
             let device = self.device.clone();
             let mut logits = None;
-            let graph = device.capture(|| -> Result<(), EngineError> {
+            let captured = device.capture(|| -> Result<(), EngineError> {
                 let h = self.hidden(batch, Some((paged, fresh)))?;
                 logits = Some(self.logits_of(h, key.rows)?);
                 Ok(())
-            })?;
-            graph.launch()?;
-            if self.captured.len() >= GRAPHS {
-                self.captured.clear();
+            });
+            // What cannot be captured is run as it is.
+            if let Ok(graph) = captured {
+                graph.launch()?;
+                if self.captured.len() >= GRAPHS {
+                    self.captured.clear();
+                }
+                self.captured.insert(key, graph);
+                return Ok(logits);
             }
-            self.captured.insert(key, graph);
-            return Ok(logits);
         }
         let h = self.hidden(batch, Some((paged, fresh)))?;
         if wanted.is_empty() {
@@ -368,7 +372,7 @@ impl InferDevice for CudaInfer {
     }
 
     fn can_choose(&self) -> bool {
-        true
+        self.device.compute_capability().0 >= 9 && self.vocabulary() <= WIDEST_VOCABULARY
     }
 
     fn choose(
@@ -379,14 +383,29 @@ impl InferDevice for CudaInfer {
         choices: &[Choice],
     ) -> Result<Vec<u32>, EngineError> {
         let Some(logits) = self.step(batch, ids, wanted)? else { return Ok(Vec::new()) };
-        let rows = wanted.len();
-        let chosen = grow(&self.device, &mut self.chosen, 4 * rows.next_power_of_two().max(64))?;
-        let out = chosen.at(0, rows, Dtype::U32);
-        let _ = choices;
-        cuda::argmax(&self.device, logits, rows, self.graph.ty(self.head).last(), out)?;
-        let mut tokens = vec![0u32; rows];
-        self.device.download(out, bytemuck::cast_slice_mut(&mut tokens))?;
-        Ok(tokens)
+        let (rows, vocabulary) = (wanted.len(), self.vocabulary());
+        let settings: Vec<u8> = choices
+            .iter()
+            .flat_map(|c| {
+                let Choice { temperature, top_p, top_k, min_p, seed, position } = *c;
+                SampleSettings { temperature, top_p, min_p, top_k, seed, position }.to_bytes()
+            })
+            .collect();
+        let room = rows.next_power_of_two().max(64);
+        let buffer = grow(&self.device, &mut self.chosen, room * (SampleSettings::BYTES + 8))?;
+        let on_device = buffer.at(0, settings.len(), Dtype::U8);
+        self.device.upload(&settings, on_device)?;
+        // Tokens and status lie together, so that one copy brings both.
+        let results = buffer.at(room * SampleSettings::BYTES, 2 * rows, Dtype::U32);
+        let (tokens, status) = (results.slice(0, rows), results.slice(rows, rows));
+        cuda::sample(&self.device, logits, rows, vocabulary, on_device, tokens, status)?;
+        let mut words = vec![0u32; 2 * rows];
+        self.device.download(results, bytemuck::cast_slice_mut(&mut words))?;
+        if let Some(row) = words[rows..].iter().position(|status| *status != 0) {
+            return Err(EngineError::NotFinite { row });
+        }
+        words.truncate(rows);
+        Ok(words)
     }
 
     fn cache_bytes(&self) -> u64 {
@@ -394,5 +413,17 @@ impl InferDevice for CudaInfer {
         let used: usize = self.sequences.values().flatten().map(|owner| pages.pages(*owner).len()).sum();
         let bytes: usize = self.caches.values().map(|c| c.bytes() / c.pages().max(1)).sum();
         (used * bytes) as u64
+    }
+
+    fn start_profile(&mut self) {
+        // Captured launches cannot be told apart.
+        self.profiling = true;
+        self.captured.clear();
+        self.device.start_profile();
+    }
+
+    fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {
+        self.profiling = false;
+        Ok(self.device.end_profile()?)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use swift_graph::program::Action;
 use swift_kernels::{AdamW, LossSums};
 use swift_kernels::cuda::nccl::Communicator;
-use swift_kernels::cuda::{self, Buffer, CudaError, Cudnn, Device, Dtype, Graph, Tensor};
+use swift_kernels::cuda::{self, Buffer, CudaError, Cudnn, Device, Dtype, Graph, ProfileRow, Tensor};
 
 use super::execute::{LOSS_CHUNK, Run, layout};
 use super::feed::Feed;
@@ -43,6 +43,7 @@ pub(crate) struct CudaTrain {
     sorts_tokens: bool,
     captured: Option<Captured>,
     last: Option<(bool, Vec<u32>)>,
+    profiling: bool,
 }
 
 /// A micro-batch's launches, for batches of the same sequence lengths.
@@ -116,6 +117,7 @@ impl CudaTrain {
             sorts_tokens,
             captured: None,
             last: None,
+            profiling: false,
         })
     }
 
@@ -185,11 +187,15 @@ impl CudaTrain {
         // Batches of the same lengths one after another (packing, benchmarks) are worth capturing: the first run has made
         // every plan and buffer. A trained table's rows by token lie elsewhere each time.
         let key = (training, batch.sequence_lengths.clone());
-        if training && !self.sorts_tokens && self.last.as_ref() == Some(&key) {
-            let graph = self.device.capture(|| run.run())?;
-            graph.launch()?;
-            self.captured = Some(Captured { training, lengths: key.1, graph });
-            return Ok(());
+        if training && !self.sorts_tokens && !self.profiling && self.last.as_ref() == Some(&key) {
+            // What cannot be captured is run as it is, and tried again after another batch.
+            if let Ok(graph) = self.device.capture(|| run.run()) {
+                graph.launch()?;
+                self.captured = Some(Captured { training, lengths: key.1, graph });
+                return Ok(());
+            }
+            self.last = None;
+            return run.run();
         }
         self.last = Some(key);
         run.run()
@@ -326,5 +332,17 @@ impl TrainDevice for CudaTrain {
             communicator.all_reduce_sum_f64(&self.device, sums)?;
         }
         Ok(())
+    }
+
+    fn start_profile(&mut self) {
+        // Captured launches cannot be told apart.
+        self.profiling = true;
+        self.captured = None;
+        self.device.start_profile();
+    }
+
+    fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {
+        self.profiling = false;
+        Ok(self.device.end_profile()?)
     }
 }
