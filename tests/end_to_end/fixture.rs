@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// The binary under test.
 pub(crate) const SWIFT: &str = env!("CARGO_BIN_EXE_swift");
 
+/// What launchers set; empty is as if they had not.
+const LAUNCHERS: [&str; 5] = ["RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
 /// A folder of its own for each test, with a model and rows.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
@@ -129,6 +132,9 @@ impl Place {
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("XDG_DATA_HOME")
             .env_remove("SWIFT_PLUGIN_DIR")
+            // The same on every machine: no GPU is used, and no launcher has started this.
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .envs(LAUNCHERS.map(|name| (name, "")))
             .stdin(Stdio::null());
         command
     }

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod devices;
 mod fixture;
 mod resume;
 

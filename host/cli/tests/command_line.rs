@@ -7,7 +7,8 @@ use std::{
 };
 
 fn swift(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_swift")).args(arguments).env("NO_COLOR", "1").output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swift"));
+    command.args(arguments).env("NO_COLOR", "1").env("CUDA_VISIBLE_DEVICES", "").output().unwrap()
 }
 
 fn code(output: &Output) -> i32 {

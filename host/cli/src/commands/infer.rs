@@ -45,7 +45,7 @@ pub(crate) fn run(settings: &InferSettings) -> Result<(), Failure> {
         assemble::check_dtype(&traced.model, dtype)?;
     }
     let placed = found.place(&settings.device, dtype, &traced.model)?;
-    render::table(&[("device", placed.description.clone())]);
+    render::table(&[placed.header()]);
     let today = || jiff::ZonedDateTime::now().strftime("%Y-%m-%d").to_string();
     let date = settings.template.run_date.clone().unwrap_or_else(today);
     let model = traced.model.clone();

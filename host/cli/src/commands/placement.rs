@@ -13,8 +13,14 @@ use crate::{
 /// The device, before the model is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Found {
-    Cpu,
-    Gpu { ordinal: usize, name: String },
+    /// With what is wrong with the GPUs, where it was left open which device to use.
+    Cpu {
+        no_gpu: Option<String>,
+    },
+    Gpu {
+        ordinal: usize,
+        name: String,
+    },
 }
 
 /// Where a command runs.
@@ -23,8 +29,10 @@ pub(crate) struct Placed {
     pub(crate) placement: Placement,
     /// The device's name: `CPU`, `NVIDIA H200`.
     pub(crate) device: String,
-    /// All of it, for people: `NVIDIA H200, bfloat16, frozen matrices in NF4, rank 0 of 8`.
+    /// All of it: `NVIDIA H200, bfloat16, frozen matrices in NF4, rank 0 of 8`.
     pub(crate) description: String,
+    /// Why it is the CPU.
+    pub(crate) no_gpu: Option<String>,
     pub(crate) world: World,
 }
 
@@ -79,7 +87,7 @@ fn on_cpu(settings: &DeviceSettings, why: Option<&EngineError>) -> Result<Found,
     let needs = match (&settings.needs_gpu, ranks) {
         (Some(flag), _) => flag.clone(),
         (None, Some(ranks)) => format!("training on {} ranks", ranks.world_size),
-        (None, None) => return Ok(Found::Cpu),
+        (None, None) => return Ok(Found::Cpu { no_gpu: why.map(ToString::to_string) }),
     };
     let reason = why.map_or_else(|| "`--device cpu` was given".into(), ToString::to_string);
     let hint = if settings.needs_gpu.is_some() {
@@ -113,13 +121,17 @@ impl Found {
 
     /// `all_f32`: the checkpoint stores nothing but float32.
     fn settle(self, settings: &DeviceSettings, dtype: Option<&str>, all_f32: bool) -> Result<Placed, Failure> {
-        let Self::Gpu { ordinal, name } = self else {
-            return Ok(Placed {
-                placement: Placement::Cpu,
-                device: "CPU".into(),
-                description: "CPU, float32".into(),
-                world: World::default(),
-            });
+        let (ordinal, name) = match self {
+            Self::Gpu { ordinal, name } => (ordinal, name),
+            Self::Cpu { no_gpu } => {
+                return Ok(Placed {
+                    placement: Placement::Cpu,
+                    device: "CPU".into(),
+                    description: "CPU, float32".into(),
+                    no_gpu,
+                    world: World::default(),
+                });
+            }
         };
         let compute = match settings.compute {
             Some(compute) => compute,
@@ -144,7 +156,18 @@ impl Found {
             description.push_str(&format!(", rank {} of {}", world.rank, world.size));
         }
         let placement = Placement::Cuda(CudaPlacement { ordinal, compute, quantization: settings.quantization, ranks });
-        Ok(Placed { placement, device: name, description, world })
+        Ok(Placed { placement, device: name, description, no_gpu: None, world })
+    }
+}
+
+impl Placed {
+    /// The line of a command's header, with the reason where a GPU would have been used.
+    pub(crate) fn header(&self) -> (&'static str, String) {
+        let text = match &self.no_gpu {
+            Some(why) => format!("{} ({why})", self.description),
+            None => self.description.clone(),
+        };
+        ("device", text)
     }
 }
 
@@ -175,14 +198,18 @@ mod tests {
         Found::Gpu { ordinal, name: ["first", "second"][ordinal].into() }
     }
 
+    fn cpu(why: Option<&str>) -> Found {
+        Found::Cpu { no_gpu: why.map(Into::into) }
+    }
+
     #[test]
     fn a_gpu_is_used_where_there_is_one() {
         assert_eq!(choose(&asked(DeviceChoice::Auto), two_gpus).unwrap(), gpu(0));
-        assert_eq!(choose(&asked(DeviceChoice::Auto), no_gpu).unwrap(), Found::Cpu);
+        assert_eq!(choose(&asked(DeviceChoice::Auto), no_gpu).unwrap(), cpu(Some("there is no driver")));
         assert_eq!(choose(&asked(DeviceChoice::Cuda(None)), two_gpus).unwrap(), gpu(0));
         assert_eq!(choose(&asked(DeviceChoice::Cuda(Some(1))), two_gpus).unwrap(), gpu(1));
         let unasked = || -> Result<Vec<CudaDevice>, EngineError> { panic!("the CPU was asked for") };
-        assert_eq!(choose(&asked(DeviceChoice::Cpu), unasked).unwrap(), Found::Cpu);
+        assert_eq!(choose(&asked(DeviceChoice::Cpu), unasked).unwrap(), cpu(None));
     }
 
     #[test]
@@ -223,7 +250,7 @@ mod tests {
         assert_eq!(error.message, "training on 2 ranks needs a GPU, and none is used: there is no driver");
         // One rank is one process.
         let one = DeviceSettings { ranks: ranks(0, 1, 0), ..DeviceSettings::default() };
-        assert_eq!(choose(&one, no_gpu).unwrap(), Found::Cpu);
+        assert_eq!(choose(&one, no_gpu).unwrap(), cpu(Some("there is no driver")));
     }
 
     #[test]
@@ -242,6 +269,8 @@ mod tests {
         assert_eq!(placed.description, "second, bfloat16, frozen matrices in NF4 (double)");
         let Placement::Cuda(cuda) = placed.placement else { panic!("not on the GPU") };
         assert_eq!((cuda.ordinal, cuda.quantization), (1, Some(Quantization::Nf4 { double: true })));
-        assert_eq!(Found::Cpu.settle(&settings, Some("float16"), false).unwrap().description, "CPU, float32");
+        let placed = cpu(Some("there is no driver")).settle(&settings, Some("float16"), false).unwrap();
+        assert_eq!(placed.description, "CPU, float32");
+        assert_eq!(placed.header(), ("device", "CPU, float32 (there is no driver)".into()));
     }
 }

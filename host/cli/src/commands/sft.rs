@@ -153,7 +153,7 @@ fn train(command: &str, settings: &TrainSettings) -> Result<(), Failure> {
     let longest =
         samples.train.iter().map(|sample| sample.sequences.iter().map(|s| s.tokens.len()).sum::<usize>()).max();
     let rows = longest.unwrap_or(0) * settings.recipe.per_device_train_batch_size;
-    render::table(&[("device", placed.description)]);
+    render::table(&[placed.header()]);
     render::table(&memory_rows(&session, rows));
 
     let stop = stop_flag(world)?;
