@@ -111,8 +111,10 @@ def main() -> None:
     }
     path = pathlib.Path(__file__).parents[2] / "kernels" / "tests" / "data" / "nf4.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(golden, indent=0).replace(",\n", ",").replace(',"', ',\n"').replace("[\n", "[").replace("\n]", "]") + "\n")
-    print(f"{path}: {path.stat().st_size} bytes; the CPU library chose another neighbour for {len(other)} of {BLOCKS} scales")
+    fields = [f"{json.dumps(name)}: {json.dumps(value, separators=(',', ':'))}" for name, value in golden.items()]
+    path.write_text("{\n" + ",\n".join(fields) + "\n}\n")
+    print(f"{path}: {path.stat().st_size} bytes")
+    print(f"the CPU library chose another neighbour for {len(other)} of {BLOCKS} scales")
 
 
 if __name__ == "__main__":
