@@ -8,9 +8,10 @@
 // `few_rows_8` and `few_rows_16` (16-bit types, rows of whole 16-byte packs): a block owns a range of weight rows and takes
 // them eight at a time (a tile). Its eight warps divide k, in steps of 32 numbers. In a step lane (g, t) = (lane / 4,
 // lane % 4) owns 8 consecutive numbers of weight row g, which it copies to a ring of its own in shared memory and reads
-// back itself, so that the ring needs no barrier. A product on the tensor cores multiplies them with the same 8 columns of
-// x: which of its summands stands where does not matter as long as both operands agree. Tiles are summed over the warps
-// in a fixed order. A row's result does not depend on the other rows, nor on their number.
+// back itself, so that the ring needs no barrier. Two products on the tensor cores multiply them with the same 8 columns of
+// x, the first four and the last four: which of a product's summands stands where does not matter as long as both operands
+// agree. Tiles are summed over the warps in a fixed order. A row's result does not depend on the other rows, nor on their
+// number.
 //
 // `few_rows_plain_*`: any type and size; a warp for each weight row.
 
@@ -152,21 +153,19 @@ constexpr int CHUNK_BYTES = CHUNK * STEP_BYTES;
 // Numbers of the result that a block finishes at a time, one a thread.
 constexpr int BATCH = THREADS;
 
-// 16 bytes to shared memory, or zeros; asks the second-level cache for the whole line.
-__device__ __forceinline__ void copy_weights(unsigned to, const T* from, bool inside) {
-    int bytes = inside ? 16 : 0;
+// `bytes` (16 or 0) to shared memory and zeros up to 16; asks the second-level cache for the whole line.
+__device__ __forceinline__ void copy_weights(unsigned to, const T* from, int bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
-// Waits until at most `pending` (1 to 6) of the thread's groups of copies are unfinished.
-__device__ __forceinline__ void wait_for_copies(int pending) {
-    switch (pending) {
-    case 1: copy_async_wait<1>(); break;
-    case 2: copy_async_wait<2>(); break;
-    case 3: copy_async_wait<3>(); break;
-    case 4: copy_async_wait<4>(); break;
-    case 5: copy_async_wait<5>(); break;
-    default: copy_async_wait<6>(); break;
+// Waits until at most `depth` - 1 of the thread's groups of copies are unfinished; a depth is 3, 5 or 6.
+__device__ __forceinline__ void wait_for_copies(int depth) {
+    if (depth == 6) {
+        copy_async_wait<5>();
+    } else if (depth == 5) {
+        copy_async_wait<4>();
+    } else {
+        copy_async_wait<2>();
     }
 }
 
@@ -177,6 +176,11 @@ __device__ __forceinline__ uint4 read_shared(unsigned address) {
                  : "r"(address)
                  : "memory");
     return value;
+}
+__device__ __forceinline__ void write_shared(unsigned address, uint4 value) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
+                 : "memory");
 }
 
 // The part of k that belongs to a warp, in steps of 32 numbers.
@@ -198,11 +202,12 @@ struct Producer {
     int begin, end, tiles, depth;
     unsigned ring;
     int tile = 0, chunk = 0, slot = 0;
-    const T* row = nullptr;
+    // This lane's numbers of the next chunk, and 16, or 0 where there is no such weight row.
+    const T* from = nullptr;
+    int bytes = 0;
 
     __device__ __forceinline__ Producer(const Work& work, Slice slice, int begin, int end, int tiles, int depth, unsigned ring)
-        : work(work), slice(slice), begin(begin), end(end), tiles(slice.chunks() ? tiles : 0), depth(depth),
-          ring(ring + threadIdx.x * 16) {
+        : work(work), slice(slice), begin(begin), end(end), tiles(slice.chunks() ? tiles : 0), depth(depth), ring(ring) {
         open();
     }
 
@@ -210,22 +215,28 @@ struct Producer {
     __device__ __forceinline__ void open() {
         bool gated = work.activation >= 0;
         int unit = begin + (gated ? tile >> 1 : tile) * 8 + (threadIdx.x >> 2 & 7);
+        bytes = unit < end ? 16 : 0;
+        if (unit >= end) unit = begin;
         Place place = gated ? Place{tile & 1, unit} : place_of(work, unit);
-        row = unit < end ? pick(work.weight, place.matrix) + (long long)place.row * work.k : nullptr;
+        from = pick(work.weight, place.matrix) + (long long)place.row * work.k + slice.first * 32 + (threadIdx.x & 3) * 8;
     }
 
     // Starts copying the next chunk; at the end of the work, an empty group of copies.
     __device__ __forceinline__ void next() {
         if (tile < tiles) {
             unsigned to = ring + slot * CHUNK_BYTES;
-            int step = slice.first + chunk * CHUNK, column = step * 32 + (threadIdx.x & 3) * 8;
+            int step = slice.first + chunk * CHUNK;
+            if (step + CHUNK <= slice.last && (step + CHUNK) * 32 <= work.k) {
 #pragma unroll
-            for (int u = 0; u < CHUNK; u++) {
-                bool inside = row && column + 32 * u < work.k;
-                if (step + u < slice.last) {
-                    copy_weights(to + u * STEP_BYTES, inside ? row + column + 32 * u : work.weight[0], inside);
+                for (int u = 0; u < CHUNK; u++) copy_weights(to + u * STEP_BYTES, from + 32 * u, bytes);
+            } else {
+#pragma unroll 1
+                for (int u = 0; u < CHUNK && step + u < slice.last; u++) {
+                    bool inside = (step + u) * 32 + (threadIdx.x & 3) * 8 < work.k;
+                    copy_weights(to + u * STEP_BYTES, inside ? from + 32 * u : from, inside ? bytes : 0);
                 }
             }
+            from += 32 * CHUNK;
             if (++chunk == slice.chunks()) {
                 chunk = 0;
                 if (++tile < tiles) open();
@@ -236,7 +247,8 @@ struct Producer {
     }
 };
 
-// Where x lies in shared memory: [step][row][4 packs].
+// Where x lies in shared memory: [step][row][4 packs]. In the order of `swapped`, a pack is a first operand of which one
+// half multiplies the first four numbers and the other half the last four.
 struct Rows {
     unsigned shared;
     int rows;
@@ -245,16 +257,12 @@ struct Rows {
     __device__ __forceinline__ unsigned pack(const Slice& slice, int row, int index) const {
         return shared + (((slice.first + (index >> 2)) * rows + row) * 4 + (index & 3)) * 16;
     }
-    // What this lane multiplies in a step: its 8 columns of row `row`.
-    __device__ __forceinline__ uint4 fragment(int step, int row) const {
-        if (row >= rows) return make_uint4(0, 0, 0, 0);
-        return read_shared(shared + ((step * rows + row) * 4 + (threadIdx.x & 3)) * 16);
-    }
+    static __device__ __forceinline__ uint4 swapped(uint4 pack) { return make_uint4(pack.x, pack.z, pack.y, pack.w); }
 };
 
-// Reads the warp's slice of x, zeros behind k.
+// Reads the warp's slice of x, zeros behind k; swapped if it is not to be normalised.
 __device__ __forceinline__ void read_rows(const Work& work, const Slice& slice, const Rows& to) {
-    constexpr int AHEAD = 8;
+    constexpr int AHEAD = 4;
     int packs = (slice.last - slice.first) * 4, lane = threadIdx.x & 31;
     for (int start = lane; start < packs * work.rows; start += 32 * AHEAD) {
         uint4 value[AHEAD];
@@ -272,18 +280,16 @@ __device__ __forceinline__ void read_rows(const Work& work, const Slice& slice, 
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             if (start + 32 * i >= packs * work.rows) break;
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address[i]), "r"(value[i].x), "r"(value[i].y),
-                         "r"(value[i].z), "r"(value[i].w)
-                         : "memory");
+            write_shared(address[i], work.normalise ? value[i] : Rows::swapped(value[i]));
         }
     }
     __syncwarp();
 }
 
 // Normalises x in shared memory, in place: every warp its slice. `sums` holds [WARPS][MOST_ROWS]; `weight` is all of the
-// norm's weight in shared memory, of which the warp's part is being copied by group `pending` + 1 from the end.
+// norm's weight in shared memory, of which the warp's part is being copied by the first group.
 __device__ __forceinline__ void normalise_rows(const Work& work, const Slice& slice, const Rows& x, const float* weight,
-                                               float* sums, int pending) {
+                                               float* sums, float inverse_k, int depth) {
     int packs = (slice.last - slice.first) * 4, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     for (int row = 0; row < work.rows; row++) {
         float sum = 0.0f;
@@ -296,9 +302,8 @@ __device__ __forceinline__ void normalise_rows(const Work& work, const Slice& sl
         sum = warp_sum(sum);
         if (lane == 0) sums[warp * MOST_ROWS + row] = sum;
     }
-    wait_for_copies(pending);
+    wait_for_copies(depth);
     __syncthreads();
-    float inverse_k = 1.0f / (float)work.k;
     for (int row = 0; row < work.rows; row++) {
         float sum = 0.0f;
 #pragma unroll
@@ -316,15 +321,13 @@ __device__ __forceinline__ void normalise_rows(const Work& work, const Slice& sl
                 float value = to_float(pack.at[i]) * scale;
                 pack.at[i] = from_float(work.norm_weight ? value * (factor[i] + work.norm_offset) : value);
             }
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(bits.x), "r"(bits.y), "r"(bits.z),
-                         "r"(bits.w)
-                         : "memory");
+            write_shared(address, Rows::swapped(bits));
         }
     }
     __syncwarp();
 }
 
-// `depth` chunks (2 to 6) are on their way at a time. Shared memory: the ring, BATCH numbers of each warp, sums of squares,
+// `depth` chunks (3, 5 or 6) are on their way at a time. Shared memory: the ring, BATCH numbers of each warp, sums of squares,
 // the norm's weight (if any), x; see `shared_bytes` in decode.rs.
 template <int HALVES> __device__ __forceinline__ void few_rows(const Work& work, int depth) {
     extern __shared__ __align__(16) unsigned char shared[];
@@ -346,19 +349,22 @@ template <int HALVES> __device__ __forceinline__ void few_rows(const Work& work,
         }
     }
     copy_async_commit();
-    Producer producer(work, slice, begin, end, tiles, depth, shared_address(shared));
+    unsigned ring = shared_address(shared) + threadIdx.x * 16;
+    Producer producer(work, slice, begin, end, tiles, depth, ring);
     for (int i = 0; i < depth; i++) producer.next();
-
-    launch_dependents();
-    wait_for_predecessors();
-    read_rows(work, slice, x);
-    if (work.normalise) normalise_rows(work, slice, x, norm_weight, sums, depth);
-
     // Tiles of a batch; a gate's tile and its partner's follow each other.
     int per_batch = BATCH / 8 / rows;
     if (gated) per_batch &= ~1;
     int span = 8 * rows, group = threadIdx.x / span, inner = threadIdx.x - group * span;
-    unsigned ring = shared_address(shared) + threadIdx.x * 16;
+    float inverse_k = 1.0f / (float)work.k;
+    // This lane's part of x in step 0. Lanes without a row read another's: what they multiply is never used.
+    unsigned low_from = x.shared + (min(g, rows - 1) * 4 + t) * 16, high_from = x.shared + (min(g + 8, rows - 1) * 4 + t) * 16;
+
+    launch_dependents();
+    wait_for_predecessors();
+    read_rows(work, slice, x);
+    if (work.normalise) normalise_rows(work, slice, x, norm_weight, sums, inverse_k, depth);
+
     int slot = 0;
     for (int start = 0; start < tiles; start += per_batch) {
         int count = min(per_batch, tiles - start);
@@ -366,34 +372,41 @@ template <int HALVES> __device__ __forceinline__ void few_rows(const Work& work,
         bool mine = group < (gated ? count >> 1 : count) && unit < end;
         Result result(work, mine ? inner >> 3 : 0, mine ? unit : begin);
         for (int tile = 0; tile < count; tile++) {
-            // One sum for each step of a chunk, for chains of products that do not wait for each other.
-            float sum[CHUNK][4] = {};
+            // Apart for even and odd steps and for the halves of the packs: products do not wait for each other.
+            float first[2][4] = {}, last[2][4] = {};
+            // Step `step`, the u-th of its chunk.
+            auto multiply = [&](int u, uint4 w, uint4 low, uint4 high) {
+                if constexpr (HALVES == 1) {
+                    // One operand for both products: of `first` rows 0 to 7 count, of `last` rows 8 to 15.
+                    const unsigned a[4] = {low.x, low.y, low.z, low.w};
+                    multiply_add(first[u & 1], a, w.x, w.y);
+                    multiply_add(last[u & 1], a, w.z, w.w);
+                } else {
+                    const unsigned a[4] = {low.x, high.x, low.z, high.z}, b[4] = {low.y, high.y, low.w, high.w};
+                    multiply_add(first[u & 1], a, w.x, w.y);
+                    multiply_add(last[u & 1], b, w.z, w.w);
+                }
+            };
             for (int step = slice.first; step < slice.last; step += CHUNK) {
-                wait_for_copies(depth - 1);
-                unsigned from = ring + slot * CHUNK_BYTES;
-                auto multiply = [&](int u, uint4 w, uint4 low, uint4 high) {
-                    const unsigned a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
-                    multiply_add(sum[u], a0, w.x, w.y);
-                    multiply_add(sum[u], a1, w.z, w.w);
-                };
-                const uint4 zero = make_uint4(0, 0, 0, 0);
+                wait_for_copies(depth);
+                unsigned from = ring + slot * CHUNK_BYTES, at = step * rows * 64;
                 if (step + CHUNK <= slice.last) {
-                    uint4 w[CHUNK], low[CHUNK], high[CHUNK];
+                    uint4 w[CHUNK], low[CHUNK], high[CHUNK] = {};
 #pragma unroll
                     for (int u = 0; u < CHUNK; u++) {
                         w[u] = read_shared(from + u * STEP_BYTES);
-                        low[u] = x.fragment(step + u, g);
-                        high[u] = HALVES == 2 ? x.fragment(step + u, g + 8) : zero;
+                        low[u] = read_shared(low_from + at + u * rows * 64);
+                        if constexpr (HALVES == 2) high[u] = read_shared(high_from + at + u * rows * 64);
                     }
 #pragma unroll
                     for (int u = 0; u < CHUNK; u++) multiply(u, w[u], low[u], high[u]);
                 } else {
 #pragma unroll
                     for (int u = 0; u < CHUNK - 1; u++) {
-                        if (step + u < slice.last) {
-                            multiply(u, read_shared(from + u * STEP_BYTES), x.fragment(step + u, g),
-                                     HALVES == 2 ? x.fragment(step + u, g + 8) : zero);
-                        }
+                        if (step + u >= slice.last) break;
+                        uint4 low = read_shared(low_from + at + u * rows * 64), high = low;
+                        if constexpr (HALVES == 2) high = read_shared(high_from + at + u * rows * 64);
+                        multiply(u, read_shared(from + u * STEP_BYTES), low, high);
                     }
                 }
                 slot = slot + 1 == depth ? 0 : slot + 1;
@@ -402,11 +415,11 @@ template <int HALVES> __device__ __forceinline__ void few_rows(const Work& work,
             float* to = partials + warp * BATCH + tile * span + 2 * t;
 #pragma unroll
             for (int half = 0; half < HALVES; half++) {
-                int row = g + 8 * half, c = 2 * half;
+                int row = g + 8 * half, c = 2 * half, d = HALVES == 1 ? 2 : c;
                 if (row >= rows) continue;
                 float2 both;
-                both.x = (sum[0][c] + sum[1][c]) + (sum[2][c] + sum[3][c]);
-                both.y = (sum[0][c + 1] + sum[1][c + 1]) + (sum[2][c + 1] + sum[3][c + 1]);
+                both.x = (first[0][c] + first[1][c]) + (last[0][d] + last[1][d]);
+                both.y = (first[0][c + 1] + first[1][c + 1]) + (last[0][d + 1] + last[1][d + 1]);
                 *reinterpret_cast<float2*>(to + row * 8) = both;
             }
         }

@@ -115,10 +115,8 @@ struct Plan {
 impl Plan {
     /// As CHUNK_BYTES in the source.
     const CHUNK: usize = 4 * THREADS as usize * 16;
-    /// Each multiprocessor needs some 30 KB on their way to keep the memory busy.
-    const LEAST_DEPTH: usize = 3;
-    /// The most that the kernel can wait for.
-    const MOST_DEPTH: usize = 6;
+    /// The depths that the kernel can wait for. Each multiprocessor needs some 30 KB on their way to keep the memory busy.
+    const DEPTHS: [usize; 3] = [6, 5, 3];
 
     /// None if so many rows do not fit.
     fn new(rows: usize, k: usize, weighted: bool, capability: (u32, u32)) -> Option<Self> {
@@ -136,8 +134,8 @@ impl Plan {
         };
         // Two blocks on a multiprocessor, each with the system's KB: the next launch reads ahead beside this one.
         let half = ((block + 1024) / 2 - 1024) & !127;
-        let depth = |limit: usize| (limit.saturating_sub(fixed) / Self::CHUNK).min(Self::MOST_DEPTH);
-        let depth = [depth(half), depth(block)].into_iter().find(|depth| *depth >= Self::LEAST_DEPTH)?;
+        let fits = |limit: usize| Self::DEPTHS.into_iter().find(|depth| depth * Self::CHUNK + fixed <= limit);
+        let depth = fits(half).or_else(|| fits(block))?;
         Some(Self { depth, shared_bytes: depth * Self::CHUNK + fixed })
     }
 }
@@ -272,7 +270,7 @@ mod tests {
     #[test]
     fn wide_rows_take_a_multiprocessor_or_do_not_fit() {
         let plan = Plan::new(8, 9728, false, HOPPER).unwrap();
-        assert!(plan.depth == 4 && plan.shared_bytes <= 227 << 10, "{plan:?}");
+        assert!(plan.depth == 3 && plan.shared_bytes <= 227 << 10, "{plan:?}");
         assert_eq!(Plan::new(16, 9728, false, HOPPER), None);
         assert_eq!(Plan::new(1, 200_000, false, HOPPER), None);
     }
