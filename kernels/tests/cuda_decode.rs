@@ -1,6 +1,8 @@
 //! Products of few rows on the GPU against the CPU kernels: every number of rows, sizes that are no multiples, norm, bias,
 //! residual, gated units. Ignored: microseconds and bandwidth for the shapes of decoding.
 
+#![allow(clippy::print_stdout, reason = "measurements are printed")]
+
 mod common;
 
 use std::time::Instant;

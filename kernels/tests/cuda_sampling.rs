@@ -1,5 +1,7 @@
 //! Sampling on the GPU against a plain reference in f64, and the step of a decoding loop.
 
+#![allow(clippy::print_stdout, reason = "measurements are printed")]
+
 mod common;
 
 use std::time::Instant;
