@@ -31,7 +31,7 @@ use swift_graph::lora::{LoraConfig, Targets};
 use swift_graph::{Graph, simplify::simplify};
 use swift_hub::Model;
 use swift_kernels::Weight;
-use swift_kernels::cuda::{self, Device, Dtype, Operand};
+use swift_kernels::cuda::{self, Device, Dtype, Operand, ProfileRow};
 use swift_plugin::{PluginHost, PluginOptions, PluginSet, plugin_folders};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -64,6 +64,56 @@ impl Arguments {
             None => Ok(()),
             Some(name) => Err(format!("--{name} means nothing here").into()),
         }
+    }
+}
+
+/// What the device was seen to reach; 0 where nobody says.
+struct Peaks {
+    tflops: f64,
+    gigabytes: f64,
+}
+
+impl Peaks {
+    fn parse(arguments: &mut Arguments) -> Result<Self> {
+        Ok(Self { tflops: arguments.number("peak-tflops", 0.0)?, gigabytes: arguments.number("peak-gbs", 0.0)? })
+    }
+
+    /// Prints a profile of `steps` steps that take `step_ms` each unprofiled, and gives it as JSON.
+    fn show(&self, rows: &[ProfileRow], steps: usize, step_ms: f64) -> Value {
+        let total = rows.iter().fold(0.0, |sum, row| sum + row.milliseconds);
+        let per = steps as f64;
+        println!(
+            "| kernel | calls | ms | of the time | GB/s | of peak | TFLOP/s | of peak |\n|---|---|---|---|---|---|---|---|"
+        );
+        let share = |value: f64, peak: f64| {
+            if peak > 0.0 && value > 0.0 { format!("{:.0} %", 100.0 * value / peak) } else { "-".into() }
+        };
+        for row in rows {
+            let (gigabytes, tflops) = (row.bytes as f64 / row.milliseconds / 1e6, row.flops / row.milliseconds / 1e9);
+            println!(
+                "| {} | {:.0} | {:.3} | {:.1} % | {gigabytes:.0} | {} | {tflops:.0} | {} |",
+                row.name,
+                row.calls as f64 / per,
+                row.milliseconds / per,
+                100.0 * row.milliseconds / total,
+                share(gigabytes, self.gigabytes),
+                share(tflops, self.tflops),
+            );
+        }
+        println!(
+            "\nkernels together {:.3} ms a step; a step takes {step_ms:.3} ms when it is not profiled",
+            total / per
+        );
+        let row = |row: &ProfileRow| {
+            json!({
+                "name": row.name,
+                "calls": row.calls as f64 / per,
+                "ms": row.milliseconds / per,
+                "bytes": row.bytes as f64 / per,
+                "flops": row.flops / per,
+            })
+        };
+        rows.iter().map(row).collect()
     }
 }
 
@@ -219,7 +269,7 @@ fn train(mut arguments: Arguments) -> Result<Map<String, Value>> {
     let (steps, warmup) = (arguments.number("steps", 8)?, arguments.number("warmup", 3usize)?);
     let recompute_blocks = arguments.number("recompute", false)?;
     let (folder, file) = (arguments.text("model", "."), arguments.text("tokens", ""));
-    let peak = arguments.number("peak", 0.0)?;
+    let (peaks, profiled) = (Peaks::parse(&mut arguments)?, arguments.number("profile", 0usize)?);
     arguments.end()?;
 
     let opened = Instant::now();
@@ -268,18 +318,35 @@ fn train(mut arguments: Arguments) -> Result<Map<String, Value>> {
         "first_step_ms": times.first(),
         "slowest_ms": times[warmup..].iter().copied().fold(0.0, f64::max),
     });
-    if peak > 0.0 {
-        result["share"] = json!(tflops / peak);
+    if peaks.tflops > 0.0 {
+        result["share"] = json!(tflops / peaks.tflops);
+    }
+    if profiled > 0 {
+        // What is measured is said first: a profile that fails takes nothing along.
+        println!("{result}");
+        session.start_profile();
+        for step in 0..profiled {
+            session.accumulate(&batch, 1.0 / labelled as f32, step as u64)?;
+            session.step(1e-4, None)?;
+        }
+        result["profile"] = peaks.show(&session.end_profile()?, profiled, step_ms);
     }
     Ok(result.as_object().cloned().unwrap_or_default())
 }
 
-/// Greedy generation; gives the tokens of each sequence and the time of the prompts and of each later step.
-fn greedy(session: &mut InferSession, prompts: &[&[u32]], new: usize) -> Result<(Vec<Vec<u32>>, f64, Vec<f64>)> {
+/// Greedy generation; gives the tokens of each sequence and the time of the prompts and of each later step. `before` is
+/// called before each step, the prompts' (0) first.
+fn greedy(
+    session: &mut InferSession,
+    prompts: &[&[u32]],
+    new: usize,
+    before: impl Fn(&mut InferSession, usize),
+) -> Result<(Vec<Vec<u32>>, f64, Vec<f64>)> {
     let ids = prompts.iter().map(|_| session.start()).collect::<std::result::Result<Vec<_>, _>>()?;
     let mut out: Vec<Vec<u32>> = vec![Vec::with_capacity(new); prompts.len()];
     let (mut prefill, mut steps) = (0.0, Vec::new());
     for position in 0..new {
+        before(session, position);
         let start = Instant::now();
         let work: Vec<_> = (0..prompts.len())
             .map(|i| (ids[i], if position == 0 { prompts[i] } else { &out[i][position - 1..position] }))
@@ -308,7 +375,7 @@ fn generate(mut arguments: Arguments) -> Result<Map<String, Value>> {
     let batch = arguments.number("batch", 1)?;
     let (prompt, new) = (arguments.number("prompt", 128)?, arguments.number("new", 256usize)?);
     let (folder, file) = (arguments.text("model", "."), arguments.text("tokens", ""));
-    let peak = arguments.number("peak", 0.0)?;
+    let (peaks, profiled) = (Peaks::parse(&mut arguments)?, arguments.number("profile", 0usize)?);
     arguments.end()?;
 
     let opened = Instant::now();
@@ -319,9 +386,9 @@ fn generate(mut arguments: Arguments) -> Result<Map<String, Value>> {
     let prompts: Vec<&[u32]> = ids.chunks_exact(prompt).collect();
     let open_ms = milliseconds(opened);
     // Once for everything that is compiled, captured or grown at first use.
-    let (_, first_prefill, _) = greedy(&mut session, &prompts, new)?;
+    let (_, first_prefill, _) = greedy(&mut session, &prompts, new, |_, _| ())?;
     let start = Instant::now();
-    let (out, prefill, steps) = greedy(&mut session, &prompts, new)?;
+    let (out, prefill, steps) = greedy(&mut session, &prompts, new, |_, _| ())?;
     let total = milliseconds(start);
     let decode = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
     let rate = shape.decoding(batch, prompt, new) / decode / 1e6;
@@ -339,8 +406,19 @@ fn generate(mut arguments: Arguments) -> Result<Map<String, Value>> {
         "first_prefill_ms": first_prefill,
         "tokens": out[0],
     });
-    if peak > 0.0 {
-        result["share"] = json!(rate / peak);
+    if peaks.gigabytes > 0.0 {
+        result["share"] = json!(rate / peaks.gigabytes);
+    }
+    if profiled > 0 {
+        println!("{result}");
+        // The prompts' step is not among them.
+        let begin = |session: &mut InferSession, position| {
+            if position == 1 {
+                session.start_profile();
+            }
+        };
+        greedy(&mut session, &prompts, 1 + profiled, begin)?;
+        result["profile"] = peaks.show(&session.end_profile()?, profiled, decode);
     }
     Ok(result.as_object().cloned().unwrap_or_default())
 }
@@ -391,8 +469,11 @@ fn ceilings(mut arguments: Arguments) -> Result<Map<String, Value>> {
             || Ok(()),
         )?;
         let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
-        let copy = |to: &mut Vec<u8>| std::hint::black_box(to).copy_from_slice(std::hint::black_box(&from));
-        (matmul, repeated(|| Ok(copy(&mut to)), || Ok(()))?)
+        let copy = || {
+            std::hint::black_box(&mut to).copy_from_slice(std::hint::black_box(&from));
+            Ok(())
+        };
+        (matmul, repeated(copy, || Ok(()))?)
     };
     let result = json!({
         "tflops": 2.0 * (size as f64).powi(3) / matmul / 1e9,

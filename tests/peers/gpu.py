@@ -320,10 +320,13 @@ def swift(options, log, seconds, *words):
         text = done.stdout.decode(errors="replace")
         output.write(text)
     lines = [line for line in text.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        errors = [line for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
-        return {"error": f"exit status {done.returncode}: {errors[-1] if errors else ''}"[:300]}
-    return json.loads(lines[-1])
+    result = json.loads(lines[-1]) if lines else {}
+    if done.returncode:
+        errors = [line for line in Path(log).read_text(errors="replace").splitlines() if line.startswith("error")]
+        message = f"exit status {done.returncode}: {errors[-1] if errors else ''}"[:600]
+        # It measures first and profiles then: what it measured counts.
+        return result | {"warning" if "step_ms" in result else "error": message}
+    return result or {"error": "printed no result"}
 
 
 class DeviceMemory:
@@ -423,7 +426,7 @@ class Runner:
         outcome["device_memory"] = max(self.memory.take() - self.memory.idle, 0)
         if "error" not in outcome:
             self.seen[cost] = max(took, self.seen.get(cost, 0))
-        shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in outcome.items() if key != "tokens"}
+        shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in outcome.items() if key not in ("tokens", "profile")}
         print(f"{time.perf_counter() - self.begun:6.0f} s  {name} ({took:.0f} s): {json.dumps(shown)}", flush=True)
         return outcome
 
@@ -459,7 +462,7 @@ class Runner:
     def swift_row(self, key):
         row = ROWS[key]
         batch, length, new = self.sizes(row)
-        common = ["--model", self.folder(row["model"]), "--tokens", self.tokens(batch, length)]
+        common = ["--model", self.folder(row["model"]), "--tokens", self.tokens(batch, length), "--profile", min(8, new - 1) if new else 2]
         if new:
             outcome = self.swift(key, "generate", *common, "--batch", batch, "--prompt", length, "--new", new)
         else:

@@ -96,7 +96,7 @@ def table(results, rows, shape_of, sizes_of):
     lines += ["", "Shares are of the better of these. The peer is its fastest setting.", ""]
     lines.append("| row | peer setting | peer ms/step | swift ms/step | speed ratio | peer GiB | swift GiB | memory ratio | swift rate | share of peak | aim | reached |")
     lines.append("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    details = ["", "Every measurement:", "", "| row | program | ms/step | tokens/s | GiB | GiB on the device | first loss | last loss | note |", "|---|---|---|---|---|---|---|---|---|"]
+    profiles, details = [], ["", "Every measurement:", "", "| row | program | ms/step | tokens/s | GiB | GiB on the device | first loss | last loss | note |", "|---|---|---|---|---|---|---|---|---|"]
     for key, row in rows.items():
         measured = results["rows"].get(key)
         if not measured:
@@ -121,12 +121,29 @@ def table(results, rows, shape_of, sizes_of):
         lines.append("| " + " | ".join(cells) + " |")
         for program, outcomes in measured.items():
             details.append(detail(row, program, outcomes, batch, length, peer))
-    return "\n".join(lines + details) + "\n"
+        profiles += profile(label(row), ours or [], matmul, copy)
+    return "\n".join(lines + details + profiles) + "\n"
+
+
+def profile(name, outcomes, matmul, copy, most=25):
+    """Where swift's last profiled step went: its longest kernels."""
+    rows = next((outcome["profile"] for outcome in reversed(outcomes) if outcome.get("profile")), None)
+    if not rows:
+        return []
+    total = sum(row["ms"] for row in rows)
+    lines = ["", f"{name}: swift's kernels, {total:.3f} ms a step (shorter ones than the {most} longest are left out)", ""]
+    lines += ["| kernel | calls | ms | of the time | GB/s | of peak | TFLOP/s | of peak |", "|---|---|---|---|---|---|---|---|"]
+    for row in [row for row in rows if row["ms"] > 0][:most]:
+        gigabytes, tflops = row["bytes"] / row["ms"] / 1e6, row["flops"] / row["ms"] / 1e9
+        shares = [number(ratio(value or None, peak), ".0%") for value, peak in ((gigabytes, copy), (tflops, matmul))]
+        cells = [row["name"], f"{row['calls']:.0f}", f"{row['ms']:.3f}", f"{row['ms'] / total:.1%}", f"{gigabytes:.0f}", shares[0]]
+        lines.append("| " + " | ".join([*cells, f"{tflops:.0f}", shares[1]]) + " |")
+    return lines
 
 
 def detail(row, program, outcomes, batch, length, peer):
     """A line of the second table."""
-    step, notes = median(outcomes, "step_ms"), sorted({outcome["error"] for outcome in outcomes if "error" in outcome})
+    step, notes = median(outcomes, "step_ms"), sorted({outcome[name] for outcome in outcomes for name in ("error", "warning") if name in outcome})
     if row["kind"] == "decode":
         tokens = batch
         for name, text in [("prefill_ms", "prompt {:.1f} ms"), ("decode_ms", "a token {:.2f} ms")]:
