@@ -202,6 +202,16 @@ __device__ __forceinline__ void key_value_gradient(
     clear(key_sums);
     clear(value_sums);
 
+    // Keys and values as first operands, where the registers hold them beside both sums.
+    constexpr bool HELD = KEYS && VALUES;
+    unsigned key_operand[HELD ? M : 1][HELD ? D / 16 : 1][4], value_operand[HELD ? M : 1][HELD ? V / 16 : 1][4];
+    if constexpr (HELD) {
+        copy_async_wait<0>();
+        __syncthreads();
+        load_operand<M, D / 16, DP>(key_operand, k_lane);
+        load_operand<M, V / 16, VP>(value_operand, v_lane);
+    }
+
     int stage = 0;
     for (int head = 0, query = low; low < high && head < group; stage ^= 1) {
         int next_head = query + QUERIES < high ? head : head + 1, next = query + QUERIES < high ? query + QUERIES : low;
@@ -215,8 +225,14 @@ __device__ __forceinline__ void key_value_gradient(
             if (warp_first > last + right || first > warp_last + left || first >= high) continue;
             float scores[M][CHUNK / 8][4], gradients[M][CHUNK / 8][4];
             unsigned offset = 2 * QUERY_STAGE * stage;
-            multiply_rows<M, CHUNK / 8, D, DP>(scores, k_lane, q_lane + offset + 2 * chunk * DP);
-            if (KEYS) multiply_rows<M, CHUNK / 8, V, VP>(gradients, v_lane, dout_lane + offset + 2 * chunk * VP);
+            unsigned q_chunk = q_lane + offset + 2 * chunk * DP, dout_chunk = dout_lane + offset + 2 * chunk * VP;
+            if constexpr (HELD) {
+                multiply_rows<M, CHUNK / 8, D, DP>(scores, key_operand, q_chunk);
+                multiply_rows<M, CHUNK / 8, V, VP>(gradients, value_operand, dout_chunk);
+            } else {
+                multiply_rows<M, CHUNK / 8, D, DP>(scores, k_lane, q_chunk);
+                if (KEYS) multiply_rows<M, CHUNK / 8, V, VP>(gradients, v_lane, dout_chunk);
+            }
             const float2* statistic = stored + QUERIES * stage + chunk + 2 * (lane % 4);
             auto differentiate = [&](auto cap) {
 #pragma unroll

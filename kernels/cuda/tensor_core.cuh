@@ -133,6 +133,15 @@ template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4
             for (int i = 0; i < 4; ++i) c[m][n][i] = 0.0f;
 }
 
+// A first operand [16 M x 16 K] from shared memory; `from` is the lane's address.
+template <int M, int K, int PITCH>
+__device__ __forceinline__ void load_operand(unsigned (&to)[M][K][4], unsigned from) {
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+        for (int k = 0; k < K; ++k) load_matrices(to[m][k], from + 2 * (m * 16 * PITCH + k * 16));
+}
+
 // c[16 M x 8 N] = a[16 M x DEPTH] b[8 N x DEPTH]^T, both from shared memory; `a` and `b` are the lane's addresses.
 template <int M, int N, int DEPTH, int PITCH>
 __device__ __forceinline__ void multiply_rows(float (&c)[M][N][4], unsigned a, unsigned b) {

@@ -124,8 +124,8 @@ macro_rules! tensor_cores {
 // compute capability 9.0 up to a width of 128.
 static TENSOR_CORES: [TensorCores; 8] = tensor_cores! {
     32 x 32: out 2 4 64, dq 2 4 64, dkv 2 4 64 by 32, split 0;
-    64 x 64: out 2 4 64, dq 2 4 64, dkv 2 4 64 by 32, split 0;
-    80 x 80: out 2 4 64, dq 2 4 32, dkv 1 4 64 by 32, split 0;
+    64 x 64: out 2 4 64, dq 2 4 64, dkv 2 4 64 by 16, split 0;
+    80 x 80: out 2 4 64, dq 2 4 32, dkv 1 4 64 by 64, split 0;
     96 x 96: out 2 4 64, dq 2 4 32, dkv 1 4 64 by 32, split 0;
     128 x 128: out 2 4 64, dq 2 4 32, dkv 1 4 64 by 32, split 0;
     192 x 128: out 2 4 32, dq 1 8 32, dkv 1 8 32 by 32, split 1;
