@@ -1,6 +1,6 @@
 //! Where a session runs: on the CPU, or on one GPU in one precision, alone or as one rank of several.
 
-use swift_kernels::cuda::{CudaError, Device};
+use swift_kernels::cuda::{CudaError, Device, library};
 
 use crate::error::EngineError;
 use crate::ranks::Ranks;
@@ -81,15 +81,10 @@ pub struct CudaDevice {
 /// # Errors
 /// Why none can: no driver, too old a one, a missing library, no GPU.
 pub fn cuda_devices() -> Result<Vec<CudaDevice>, EngineError> {
-    let count = Device::count()?;
-    if count == 0 {
-        return Err(CudaError::NoDevice { ordinal: 0, count }.into());
+    let devices = Device::list()?;
+    if devices.is_empty() {
+        return Err(CudaError::NoDevice { ordinal: 0, count: 0 }.into());
     }
-    (0..count)
-        .map(|ordinal| {
-            let device = Device::open(ordinal)?;
-            let (_, total) = device.memory()?;
-            Ok(CudaDevice { name: device.name(), memory_bytes: total as u64 })
-        })
-        .collect()
+    library::check()?;
+    Ok(devices.into_iter().map(|(name, memory_bytes)| CudaDevice { name, memory_bytes }).collect())
 }

@@ -150,6 +150,22 @@ impl Device {
         count()
     }
 
+    /// Name and bytes of memory of each GPU the driver shows, without opening any.
+    ///
+    /// # Errors
+    /// When there is no driver, or it is too old.
+    pub fn list() -> Result<Vec<(String, u64)>, CudaError> {
+        (0..count()?)
+            .map(|ordinal| {
+                let fail = |e| CudaError::call(format!("asking for GPU {ordinal}"), e);
+                let device = result::device::get(ordinal as i32).map_err(fail)?;
+                // SAFETY: the device was just given by the driver.
+                let bytes = unsafe { result::device::total_mem(device) }.map_err(fail)?;
+                Ok((result::device::get_name(device).map_err(fail)?, bytes as u64))
+            })
+            .collect()
+    }
+
     /// Opens GPU `ordinal` with a stream of its own.
     ///
     /// # Errors
@@ -446,7 +462,7 @@ impl Device {
             return Ok(());
         }
         self.bind()?;
-        let function = self.function(source, kernel, element, shared_bytes)?;
+        let function = self.function(source, kernel, element, shared_bytes, dependent)?;
         let mut values: Vec<u64> = args.iter().map(|a| a.bits()).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let bytes = args.iter().map(|a| if let Arg::Address(_, n) = a { *n } else { 0 }).sum();
@@ -481,6 +497,7 @@ impl Device {
         kernel: &'static str,
         element: Dtype,
         shared_bytes: u32,
+        dependent: bool,
     ) -> Result<sys::CUfunction, CudaError> {
         let key = (source.name, element, kernel);
         let mut functions = lock(&self.inner.functions);
@@ -500,6 +517,14 @@ impl Device {
             unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }.map_err(
                 |e| CudaError::call(format!("giving `{kernel}` {shared_bytes} bytes of shared memory"), e),
             )?;
+        }
+        if dependent {
+            // A multiprocessor that must change its share of shared memory drains first, which would keep the next kernel
+            // from beginning early.
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: the handle is valid; the value is a share in percent.
+            unsafe { result::function::set_function_attribute(handle, attribute, 100) }
+                .map_err(|e| CudaError::call(format!("setting up `{kernel}`"), e))?;
         }
         functions.insert(key, Function { handle, shared_bytes });
         Ok(handle)

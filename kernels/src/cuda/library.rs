@@ -54,6 +54,14 @@ pub(crate) fn required() -> Result<(), CudaError> {
         .clone()
 }
 
+/// Checks that what no run can do without is there.
+///
+/// # Errors
+/// Which library is missing.
+pub fn check() -> Result<(), CudaError> {
+    required()
+}
+
 /// Loads cuDNN.
 ///
 /// # Errors

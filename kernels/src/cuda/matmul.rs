@@ -62,6 +62,8 @@ struct Key {
     transposed: [bool; 2],
     accumulates: bool,
     bias: Option<Dtype>,
+    /// What the addresses of the operands are multiples of, in bytes.
+    alignments: [u32; 3],
 }
 
 struct Plan {
@@ -166,16 +168,30 @@ impl Plan {
         let b = layout(key.types[0], if left { k } else { m }, if left { m } else { k }, key.strides[0])?;
         let c = layout(key.types[2], m, n, key.strides[2])?;
         let preference = lt::create_matmul_pref().map_err(fail("choosing an algorithm"))?;
+        use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let bytes = WORKSPACE;
-        // SAFETY: handle, descriptor, layouts and preference are valid; the attribute is a size.
+        let [left, right, out] = key.alignments;
+        let alignments = [
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, right),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, left),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
+        ];
+        // SAFETY: handle, descriptor, layouts and preference are valid; the attributes are a size and 32-bit numbers.
         let found = unsafe {
-            lt::set_matmul_pref_attribute(
+            let workspace = lt::set_matmul_pref_attribute(
                 preference,
-                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                 (&raw const bytes).cast::<c_void>(),
                 size_of::<usize>(),
-            )
-            .and_then(|()| lt::get_matmul_algo_heuristic(handle, descriptor, a, b, c, c, preference))
+            );
+            let set = alignments.iter().fold(workspace, |done, (attribute, value)| {
+                done.and_then(|()| {
+                    let value = std::ptr::from_ref(value).cast::<c_void>();
+                    lt::set_matmul_pref_attribute(preference, *attribute, value, size_of::<u32>())
+                })
+            });
+            set.and_then(|()| lt::get_matmul_algo_heuristic(handle, descriptor, a, b, c, c, preference))
         };
         // SAFETY: made above.
         let _ = unsafe { lt::destroy_matmul_pref(preference) };
@@ -225,6 +241,7 @@ pub fn matmul(
         transposed: [transpose_a, transpose_b],
         accumulates: beta != 0.0,
         bias: bias.map(Tensor::dtype),
+        alignments: [a, b, out].map(|operand| 1 << operand.data.address().trailing_zeros().min(8)),
     };
     let workspace = device.workspace(WORKSPACE)?;
     let mut matmuls = device.matmuls();

@@ -36,7 +36,6 @@ const WIDEST: usize = 256;
 // As in paged.cuh.
 const WARPS: usize = 4;
 const MAX_SPLITS: usize = 64;
-const SPLIT_ROOM: usize = MAX_SPLITS + 4;
 
 /// Longest stretch of a sequence's rows that is still split over its keys.
 const SPLIT_RUN: usize = 8;
@@ -242,7 +241,8 @@ pub fn paged_attention(
 /// A decode step's attention in one launch: norms and rotates the projections `q[rows, heads, head_dim]` and
 /// `k[rows, kv_heads, head_dim]`, writes the keys and the values `v[rows, kv_heads, value_dim]` to the cache, and attends.
 /// Writes the same bits, to the cache and to `out[rows, heads, value_dim]`, as [`super::rms_norm`], [`super::rope`],
-/// [`cache_append`] and [`paged_attention`] one after another. Each sequence has at most one row.
+/// [`cache_append`] and [`paged_attention`] one after another (with weights and outputs at multiples of 16 bytes, which
+/// decides the order of the norm's sum there). Each sequence has at most one row.
 ///
 /// # Errors
 /// As [`paged_attention`], or when `longest_run` is not 1.
@@ -347,14 +347,13 @@ impl Choice {
         let round = |elements: usize| (elements * bytes).next_multiple_of(16);
         let tiles = if tensor_cores { stages * PAGE * (dim + value_dim) * bytes } else { 0 };
         let warps = WARPS * slots * (value_dim + 4) * 4;
-        let weights = if whole { 0 } else { slots * SPLIT_ROOM * 4 };
         // As `Layout` in paged.cuh.
         let shared_bytes = 16
             + round(slots * (dim.next_multiple_of(16) + 16 / bytes))
             + round(dim)
             + round(value_dim)
             + WARPS * slots * 8
-            + tiles.max(warps).max(weights);
+            + tiles.max(warps);
         let source = if tensor_cores { &PAGED } else { &PAGED_PLAIN };
         Self { source, kernel, whole, slots, splits, stages, shared_bytes }
     }
@@ -388,7 +387,7 @@ fn attend(
     }
 
     let norms = [fresh.q_norm, fresh.k_norm].map(|norm| norm.map(|norm| norm.weight));
-    let read: Vec<Tensor> = [Some(q), fresh.k, fresh.v, norms[0], norms[1]].into_iter().flatten().collect();
+    let read: Vec<Tensor> = [Some(q), fresh.k, fresh.v].into_iter().flatten().collect();
     let packs = packs(cache, &read);
     let tensor_cores = packs && cache.dtype != Dtype::F32 && device.compute_capability() >= (8, 0);
     let choice = Choice::new(cache, rows, window, tensor_cores, packs);

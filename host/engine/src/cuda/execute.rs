@@ -19,6 +19,9 @@ use crate::error::EngineError;
 /// Bytes of logits at once.
 pub(crate) const LOSS_CHUNK: usize = 1 << 30;
 
+/// Rows up to which a quantised matrix is multiplied by as it is; beyond, it is dequantised first.
+const QUANTIZED_ROWS: usize = 8;
+
 /// What a run reads and writes.
 pub(crate) struct Run<'a> {
     pub(crate) device: &'a Device,
@@ -459,6 +462,9 @@ impl Run<'_> {
             Op::Linear { weight, bias } => {
                 let k = graph.param(*weight).shape[1] as usize;
                 let bias = bias.map(|b| self.matrix(b)).transpose()?;
+                if let Some(matrix) = self.weights.nf4(*weight).filter(|_| rows <= QUANTIZED_ROWS && bias.is_none()) {
+                    return Ok(matrix.linear_few_rows(device, input(0)?, width, k, out)?);
+                }
                 let weight = self.matrix(*weight)?;
                 cuda::linear(device, input(0)?, rows, k, weight, width, bias, 1.0, 0.0, out)?;
             }

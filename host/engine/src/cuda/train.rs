@@ -279,6 +279,10 @@ impl TrainDevice for CudaTrain {
             )?;
         }
         self.device.zero(gradients)?;
+        if let Some(communicator) = &self.communicator {
+            // Not for ever, if another rank is gone.
+            communicator.wait(&self.device)?;
+        }
         let mut bytes = [0; 8];
         self.device.download(squares, &mut bytes)?;
         Ok(f64::from_le_bytes(bytes).sqrt())
@@ -328,7 +332,7 @@ impl TrainDevice for CudaTrain {
     }
 
     fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError> {
-        if let Some(communicator) = &mut self.communicator {
+        if let Some(communicator) = &self.communicator {
             communicator.all_reduce_sum_f64(&self.device, sums)?;
         }
         Ok(())
