@@ -283,7 +283,7 @@ template <int TILES, int EIGHTS> __device__ __forceinline__ void attend(const Ca
         attend<tiles, eights>(call);                                                     \
     }
 // Few rows of a sequence, split over its keys.
-ATTEND(paged_split_64, 6, 4, 1)
+ATTEND(paged_split_64, 5, 4, 1)
 ATTEND(paged_split_128, 6, 8, 1)
 ATTEND(paged_split_256, 3, 16, 1)
 // Many rows of a sequence; a block takes all keys.

@@ -76,6 +76,13 @@ __device__ __forceinline__ float load_l2(const float* from) {
     asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(from));
     return x;
 }
+// Adds one, or wraps to zero at `last`; gives the old count. What the block wrote before is seen by the one that counts
+// after it.
+__device__ __forceinline__ unsigned count_up(unsigned* counter, unsigned last) {
+    unsigned old;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(counter), "r"(last) : "memory");
+    return old;
+}
 constexpr float LOG2_E = 1.4426950408889634f;
 __device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
 __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffffff); }
@@ -155,7 +162,7 @@ struct Layout {
     T* q;                     // [slots, q_stride], zero beyond dim
     T *key, *value;           // this step's key and value
     float *maxima, *sums;     // [WARPS, slots]; later the warps' weights, and the block's sums
-    char* region;             // tiles of keys and values; then [WARPS, slots, value_dim + 4]; then [slots, SPLIT_ROOM]
+    char* region;             // tiles of keys and values; then [WARPS, slots, value_dim + 4]
     const T* zeros;           // 16 bytes
     int q_stride;
 
@@ -378,48 +385,62 @@ template <int SLOTS> __device__ void finish(const Call& call, const Place& place
     if (place.splits == 1) return;
 
     __shared__ bool is_last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
         unsigned last = place.splits - 1;
-        // Wraps to zero at the last one.
-        is_last = atomicInc(call.counters + (long long)place.row * gridDim.y + blockIdx.y, last) == last;
+        is_last = count_up(call.counters + (long long)place.row * gridDim.y + blockIdx.y, last) == last;
     }
     __syncthreads();
     if (!is_last) return;
-    __threadfence();
-    float* weights = reinterpret_cast<float*>(at.region);
-    for (int slot = warp; slot < used; slot += WARPS) {
-        long long first = ((long long)place.row_of(slot) * call.heads + place.head_of(slot)) * splits;
-        float m = minus_infinity(), sum = 0.0f;
-        for (int i = lane; i < place.splits; i += 32) m = fmaxf(m, load_l2(maxima + first + i));
-        m = warp_max(m);
-        float base = m == minus_infinity() ? 0.0f : m;
-        // A lane's splits follow from their places in the sequence, not from how many more the block's other rows see.
-        for (int i = lane - place.first_split & 31; i < place.splits; i += 32) {
-            float weight = exp2_fast(load_l2(maxima + first + i) - base);
-            sum = __fmaf_rn(load_l2(sums + first + i), weight, sum);
-            weights[slot * SPLIT_ROOM + i] = weight;
-        }
-        sum = warp_sum(sum);
-        if (lane == 0) at.sums[slot] = 1.0f / sum;
-    }
-    __syncthreads();
     for (int unit = warp; unit < used * segments; unit += WARPS) {
         int slot = unit / segments, column = unit % segments * 64 + lane;
         long long head = (long long)place.row_of(slot) * call.heads + place.head_of(slot);
-        const float* parts = call.partials + head * splits * width;
+        const float* parts = call.partials + head * splits * width + column;
         bool one = column < width, two = column + 32 < width;
-        float a = 0.0f, b = 0.0f;
-#pragma unroll 8
-        for (int i = 0; i < place.splits; i++) {
-            float weight = weights[slot * SPLIT_ROOM + i];
-            const float* part = parts + i * width + column;
-            a = __fmaf_rn(one ? load_l2(part) : 0.0f, weight, a);
-            b = __fmaf_rn(two ? load_l2(part + 32) : 0.0f, weight, b);
+        // All first loads leave together.
+        constexpr int BATCH = 8, PER_LANE = (SPLIT_ROOM + 31) / 32;
+        float a[BATCH], b[BATCH], weights[PER_LANE], totals[PER_LANE];
+        auto load = [&](int first) {
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                bool in = first + i < place.splits;
+                a[i] = in && one ? load_l2(parts + (first + i) * width) : 0.0f;
+                b[i] = in && two ? load_l2(parts + (first + i) * width + 32) : 0.0f;
+            }
+        };
+        // A lane's splits follow from their places in the sequence, not from how many more the block's other rows see.
+        int own = lane - place.first_split & 31;
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) {
+            bool in = own + 32 * i < place.splits;
+            weights[i] = in ? load_l2(maxima + head * splits + own + 32 * i) : minus_infinity();
+            totals[i] = in ? load_l2(sums + head * splits + own + 32 * i) : 0.0f;
         }
-        if (one) call.out[head * width + column] = from_float(a * at.sums[slot]);
-        if (two) call.out[head * width + column + 32] = from_float(b * at.sums[slot]);
+        load(0);
+        float m = minus_infinity(), total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) m = fmaxf(m, weights[i]);
+        m = warp_max(m);
+        float base = m == minus_infinity() ? 0.0f : m;
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) {
+            weights[i] = exp2_fast(weights[i] - base);
+            total = __fmaf_rn(totals[i], weights[i], total);
+        }
+        float inverse = 1.0f / warp_sum(total), x = 0.0f, y = 0.0f;
+        for (int first = 0; first < place.splits; first += BATCH) {
+            if (first > 0) load(first);
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                // Splits behind the last have weight zero.
+                float held = first + i < 32 ? weights[0] : first + i < 64 ? weights[1] : weights[2];
+                float weight = __shfl_sync(0xffffffffu, held, first + i + place.first_split & 31);
+                x = __fmaf_rn(a[i], weight, x);
+                y = __fmaf_rn(b[i], weight, y);
+            }
+        }
+        if (one) call.out[head * width + column] = from_float(x * inverse);
+        if (two) call.out[head * width + column + 32] = from_float(y * inverse);
     }
 }
 
