@@ -1,5 +1,7 @@
 //! Attention on the GPU against the CPU kernels: widths, groups, masks, soft caps, types, packed sequences.
 
+#![allow(clippy::print_stdout, reason = "measurements are printed")]
+
 mod common;
 
 use std::time::Instant;
