@@ -56,8 +56,8 @@ template <typename U> __device__ __forceinline__ void store_pack(U* to, const Pa
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&pack);
 }
 
-__device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
-__device__ __forceinline__ long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
+__device__ __forceinline__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+__device__ __forceinline__ constexpr long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
