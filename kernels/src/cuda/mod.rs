@@ -9,6 +9,7 @@
 //! documentation says so. A wrong length or type is an error before anything is launched, so that no kernel leaves its
 //! operands. Sums are made in a fixed order: the same input gives the same bits.
 
+mod adapter;
 mod attention;
 mod binary;
 mod compile;
@@ -35,6 +36,7 @@ mod scalar;
 mod softmax;
 mod tensor;
 
+pub use adapter::*;
 pub use attention::*;
 pub use binary::*;
 pub use compile::Source;
