@@ -47,8 +47,9 @@ pub(crate) fn required() -> Result<(), CudaError> {
         .get_or_init(|| {
             // The compiler opens its builtins by name: they must be loaded first.
             preload("libnvrtc-builtins.so");
-            // SAFETY: each loads a library of CUDA, whose initialisers are the vendor's.
+            // SAFETY: loads a library of CUDA, whose initialisers are the vendor's.
             load("libnvrtc.so", "nvidia-cuda-nvrtc", || unsafe { nvrtc::sys::is_culib_present() })?;
+            // SAFETY: as above.
             load("libcublasLt.so", "nvidia-cublas", || unsafe { cublaslt::sys::is_culib_present() })
         })
         .clone()

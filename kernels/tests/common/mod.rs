@@ -5,7 +5,8 @@
 use swift_kernels::cuda::{Device, Dtype};
 
 /// The first GPU; `None` with a line that says why, where there is none.
-pub fn device() -> Option<Device> {
+#[allow(clippy::print_stderr, reason = "a test that skips says so")]
+pub(crate) fn device() -> Option<Device> {
     match Device::open(0) {
         Ok(device) => Some(device),
         Err(error) => {
@@ -17,7 +18,7 @@ pub fn device() -> Option<Device> {
 }
 
 /// Numbers from -scale to scale.
-pub fn random(seed: u64, n: usize, scale: f32) -> Vec<f32> {
+pub(crate) fn random(seed: u64, n: usize, scale: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
     (0..n)
         .map(|_| {
@@ -30,7 +31,7 @@ pub fn random(seed: u64, n: usize, scale: f32) -> Vec<f32> {
 }
 
 /// Values as they are after storage in `dtype`.
-pub fn round(mut values: Vec<f32>, dtype: Dtype) -> Vec<f32> {
+pub(crate) fn round(mut values: Vec<f32>, dtype: Dtype) -> Vec<f32> {
     for x in &mut values {
         *x = match dtype {
             Dtype::Bf16 => half::bf16::from_f32(*x).to_f32(),
@@ -42,7 +43,7 @@ pub fn round(mut values: Vec<f32>, dtype: Dtype) -> Vec<f32> {
 }
 
 /// Panics when the relative L2 error passes `tolerance`, or anything is not finite that should be.
-pub fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+pub(crate) fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");
     let (mut error, mut norm, mut worst, mut at) = (0.0f64, 0.0f64, 0.0f64, 0);
     for (i, (g, w)) in got.iter().zip(want).enumerate() {

@@ -44,11 +44,6 @@ impl PageTable {
         Self { page_tokens, total: pages, free: (0..last).rev().collect(), sequences: BTreeMap::new(), next: 0 }
     }
 
-    /// Pages that `tokens` tokens of one sequence take.
-    pub(crate) fn pages_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.page_tokens)
-    }
-
     /// Adds a sequence without tokens.
     pub(crate) fn start(&mut self) -> PagesId {
         self.next += 1;
@@ -92,11 +87,6 @@ impl PageTable {
         self.sequences.get(&id).map_or(&[], |owned| &owned.pages)
     }
 
-    /// Pages that nobody owns.
-    pub(crate) fn free_pages(&self) -> usize {
-        self.free.len()
-    }
-
     /// Most pages that one of `ids` has: a bound for a launch.
     pub(crate) fn most_pages(&self, ids: &[PagesId]) -> usize {
         ids.iter().map(|id| self.pages(*id).len()).max().unwrap_or(0)
@@ -125,21 +115,21 @@ mod tests {
         let mut table = PageTable::new(4, 64);
         let (a, b) = (table.start(), table.start());
         table.extend(a, 64).unwrap();
-        assert_eq!((table.pages(a), table.free_pages()), (&[0][..], 3));
+        assert_eq!((table.pages(a), table.free.len()), (&[0][..], 3));
         table.extend(a, 1).unwrap();
         table.extend(b, 3).unwrap();
         assert_eq!((table.pages(a), table.pages(b)), (&[0, 1][..], &[2][..]));
         assert_eq!((table.tokens(a), table.tokens(b), table.most_pages(&[b, a])), (65, 3, 2));
         assert_eq!(table.block_table(&[b, a], 3), [2, u32::MAX, u32::MAX, 0, 1, u32::MAX]);
         table.extend(b, 61).unwrap();
-        assert_eq!(table.free_pages(), 1);
+        assert_eq!(table.free.len(), 1);
 
         // Nothing changes when there is not enough room.
         assert_eq!(table.extend(b, 65), Err(OutOfPages { wanted: 2, free: 1, total: 4 }));
-        assert_eq!((table.tokens(b), table.pages(b), table.free_pages()), (64, &[2][..], 1));
+        assert_eq!((table.tokens(b), table.pages(b), table.free.len()), (64, &[2][..], 1));
         table.end(a);
         table.end(a);
-        assert_eq!((table.free_pages(), table.tokens(a), table.pages(a)), (3, 0, &[][..]));
+        assert_eq!((table.free.len(), table.tokens(a), table.pages(a)), (3, 0, &[][..]));
         table.extend(b, 65).unwrap();
         assert_eq!(table.pages(b), [2, 0, 1]);
     }
@@ -183,7 +173,7 @@ mod tests {
                     table.pages(*id).iter().for_each(|page| owners[*page as usize] += 1);
                 }
                 assert!(owners.iter().all(|owners| *owners <= 1), "{owners:?}");
-                assert_eq!(owners.iter().sum::<usize>() + table.free_pages(), pages);
+                assert_eq!(owners.iter().sum::<usize>() + table.free.len(), pages);
             }
             assert!(full > 10 && ended > 100, "the test must reach both: {full}, {ended}");
         }
