@@ -145,6 +145,11 @@ impl Place {
         Ok(Self { placement, watch: Some((handle, free)) })
     }
 
+    /// The most bytes allocated together.
+    fn most(&self) -> Result<usize> {
+        Ok(self.watch.as_ref().map_or(Ok(0), |(device, _)| device.most_allocated())?)
+    }
+
     /// Bytes taken of the device since the start. The engine gives nothing back, so at the end it is the most.
     fn taken(&self) -> Result<usize> {
         let Some((device, before)) = &self.watch else { return Ok(0) };
@@ -302,13 +307,14 @@ fn train(mut arguments: Arguments) -> Result<Map<String, Value>> {
         times.push(milliseconds(start));
         losses.push(sums.loss / sums.weight);
     }
-    let memory = place.taken()?;
+    let (memory, taken) = (place.most()?, place.taken()?);
     let step_ms = median(&times[warmup..]);
     let tflops = shape.training(full, count, length) / step_ms / 1e9;
     let mut result = json!({
         "step_ms": step_ms,
         "tokens_per_second": 1e3 * (count * length) as f64 / step_ms,
         "memory": memory,
+        "taken": taken,
         "planned": session.memory_plan(count * length).total(),
         "tflops": tflops,
         "first_loss": losses.first(),
@@ -401,7 +407,8 @@ fn generate(mut arguments: Arguments) -> Result<Map<String, Value>> {
         "decode_ms": decode,
         "decode_median_ms": median(&steps),
         "gigabytes_per_second": rate,
-        "memory": place.taken()?,
+        "memory": place.most()?,
+        "taken": place.taken()?,
         "open_ms": open_ms,
         "first_prefill_ms": first_prefill,
         "tokens": out[0],

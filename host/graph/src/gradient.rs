@@ -29,6 +29,20 @@ fn is_cheap(op: &Op) -> bool {
     matches!(op, Op::RmsNorm { .. } | Op::Glu(_) | Op::Unary(_) | Op::Dropout { .. } | Op::Slice { .. } | Op::Reshape)
 }
 
+/// A rotation of normalised heads: the norm's operand is kept for its own gradient, so that the rotation's result is one
+/// cheap pass away. (Without a norm the product before it would have to be kept instead, which saves nothing.)
+fn is_rotated_norm(graph: &Graph, value: Value) -> bool {
+    let node = graph.node(value);
+    if !matches!(node.op, Op::Rope { .. }) {
+        return false;
+    }
+    let mut x = node.inputs[0];
+    while let Op::Reshape = graph.node(x).op {
+        x = graph.node(x).inputs[0];
+    }
+    matches!(graph.node(x).op, Op::RmsNorm { .. })
+}
+
 impl<'e, 'g> Backward<'e, 'g> {
     pub(crate) fn new(
         out: &'e mut Emitter<'g>,
@@ -64,7 +78,7 @@ impl<'e, 'g> Backward<'e, 'g> {
             .filter(|v| {
                 let op = &graph.node(*v).op;
                 let block = recompute_blocks && graph.block_of(*v).is_some() && !crossing.contains(v);
-                !matches!(op, Op::Input { .. }) && (block || is_cheap(op))
+                !matches!(op, Op::Input { .. }) && (block || is_cheap(op) || is_rotated_norm(graph, *v))
             })
             .collect();
         Self {

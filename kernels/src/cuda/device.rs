@@ -224,6 +224,23 @@ impl Device {
         result::mem_get_info().map_err(|e| CudaError::call("asking for free memory", e))
     }
 
+    /// The most bytes that allocations of this process took together on this GPU, of all its handles.
+    ///
+    /// # Errors
+    /// When the driver does not say.
+    pub fn most_allocated(&self) -> Result<usize, CudaError> {
+        self.bind()?;
+        let mut bytes = 0u64;
+        let fail = |e| CudaError::call("asking for the most memory in use", e);
+        // SAFETY: the device is the context's own, and the attribute gives a u64.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(self.inner.context.cu_device()).map_err(fail)?;
+            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+            sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast()).result().map_err(fail)?;
+        }
+        Ok(bytes as usize)
+    }
+
     /// Number of multiprocessors.
     pub fn multiprocessors(&self) -> u32 {
         self.inner.multiprocessors
@@ -325,8 +342,8 @@ impl Device {
         }
         self.bind()?;
         let stream = self.inner.stream.cu_stream();
-        // SAFETY: both sides have this length.
         self.profiled("copy", from.bytes() + to.bytes(), 0.0, || {
+            // SAFETY: both sides have this length.
             unsafe { result::memcpy_dtod_async(to.address(), from.address(), from.bytes(), stream) }
                 .map_err(|e| CudaError::call("copying on the GPU", e))
         })
@@ -339,8 +356,8 @@ impl Device {
     pub fn zero(&self, tensor: Tensor) -> Result<(), CudaError> {
         self.bind()?;
         let stream = self.inner.stream.cu_stream();
-        // SAFETY: the tensor has this length.
         self.profiled("zero", tensor.bytes(), 0.0, || {
+            // SAFETY: the tensor has this length.
             unsafe { result::memset_d8_async(tensor.address(), 0, tensor.bytes(), stream) }
                 .map_err(|e| CudaError::call("clearing memory", e))
         })

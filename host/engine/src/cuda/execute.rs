@@ -155,18 +155,10 @@ impl Run<'_> {
                 let (n, k) = (shape[0] as usize, shape[1] as usize);
                 let (dx, accumulated) = self.accumulator(step)?;
                 let dy = input(0)?;
-                let beta = if accumulated { 1.0 } else { 0.0 };
-                cuda::linear_grad_input(
-                    device,
-                    dy,
-                    dy.elements() / n,
-                    n,
-                    self.matrix(weight)?,
-                    k,
-                    scale as f32,
-                    beta,
-                    dx,
-                )?;
+                let (rows, beta) = (dy.elements() / n, if accumulated { 1.0 } else { 0.0 });
+                let weight = self.weights.operand(device, weight, n, k, self.matrix_scratch)?;
+                let (dy, dx) = (Operand::new(dy, rows, n), Operand::new(dx, rows, k));
+                cuda::matmul(device, dy, false, weight, false, scale as f32, beta, None, dx)?;
             }
             Action::LinearGradWeight { weight, scale } => {
                 let shape = &graph.param(weight).shape;
@@ -287,12 +279,45 @@ impl Run<'_> {
                 let (a, b, width) = (input(0)?, input(1)?, graph.ty(*norm).last());
                 let weight = self.vector(weight)?;
                 let rows = a.elements() / width;
-                cuda::add_rms_norm(device, a, b, rows, width, weight, offset, eps, output(0)?, output(1)?)?;
+                let stride = self.stride(step.outputs[1], width);
+                let (sum, out) = (output(0)?, output(1)?);
+                cuda::add_rms_norm_strided(device, a, b, rows, width, weight, offset, eps, sum, out, stride)?;
             }
-            Kernel::LowRank { members } => {
+            Kernel::GluGradOutput => {
+                let Op::Glu(op) = graph.node(step.node).op else { return Ok(()) };
+                let (gate, up, dy) = (input(0)?, input(1)?, input(2)?);
+                cuda::glu_grad_output(device, activation(op), gate, up, dy, output(0)?, output(1)?, output(2)?)?;
+            }
+            Kernel::LowRank { members, wide } => {
                 let (a, r, k) = self.group(members)?;
-                let x = input(0)?;
-                cuda::linear(device, x, x.elements() / k, k, a, r, None, 1.0, 0.0, output(0)?)?;
+                let (rows, low) = (self.feed.rows(), output(0)?);
+                let x = self.columns(step.inputs[0], rows, 0, k)?;
+                let to = Operand::new(low, rows, r);
+                cuda::matmul(device, x, false, Operand::new(a, r, k), true, 1.0, 0.0, None, to)?;
+                if *wide {
+                    cuda::copy_in(device, low, input(0)?, k + r, 1, k, k + r)?;
+                }
+            }
+            Kernel::Augmented { weight } => {
+                let bias = self.bias_of(step.node)?;
+                let w = self.weights.augmented(*weight)?;
+                let rows = self.feed.rows();
+                let (x, y) = (Operand::new(input(0)?, rows, w.columns), Operand::new(output(0)?, rows, w.rows));
+                cuda::matmul(device, x, false, w, true, 1.0, 0.0, bias, y)?;
+            }
+            Kernel::AugmentedGrad { weight } => {
+                let w = self.weights.augmented(*weight)?;
+                let (dx, accumulated) = self.accumulator(step)?;
+                let rows = self.feed.rows();
+                let (dy, dx) = (Operand::new(input(0)?, rows, w.rows), Operand::new(dx, rows, w.columns));
+                cuda::matmul(device, dy, false, w, false, 1.0, if accumulated { 1.0 } else { 0.0 }, None, dx)?;
+            }
+            Kernel::AugmentedGradInput { members } => {
+                let (a, r, k) = self.group(members)?;
+                let rows = self.feed.rows();
+                let (dx, low) = (self.columns(step.inputs[0], rows, 0, k)?, self.columns(step.inputs[0], rows, k, r)?);
+                let to = Operand::new(output(0)?, rows, k);
+                cuda::matmul_add(device, low, false, Operand::new(a, r, k), false, 1.0, dx, to)?;
             }
             Kernel::LowRankAdd { column } => {
                 let Op::LinearAdd { weight, scale } = graph.node(step.node).op else { return Ok(()) };
@@ -326,8 +351,12 @@ impl Run<'_> {
             Kernel::LowRankGradA { members } => {
                 let (r, k) = self.group_shape(members);
                 if let Some(da) = self.group_gradient(members) {
-                    let (low, x) = (input(0)?, input(1)?);
-                    cuda::linear_grad_weight(device, low, x, x.elements() / k, r, k, 1.0, 1.0, da)?;
+                    let rows = self.feed.rows();
+                    // In augmented groups it lies behind the gradient of x.
+                    let column = self.lowered.slots[step.inputs[0].0 as usize].width - r;
+                    let low = self.columns(step.inputs[0], rows, column, r)?;
+                    let x = self.columns(step.inputs[1], rows, 0, k)?;
+                    cuda::matmul(device, low, true, x, false, 1.0, 1.0, None, Operand::new(da, r, k))?;
                 }
             }
             Kernel::LowRankGradInput { members } => {
@@ -346,6 +375,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Elements from one row of a normalised value to the next: more than its width where columns were added behind it.
+    fn stride(&self, slot: Slot, width: usize) -> usize {
+        self.lowered.slots[slot.0 as usize].width.max(width)
+    }
+
+    /// The bias of the product that a `LinearAdd` adds to.
+    fn bias_of(&self, node: Value) -> Result<Option<Tensor>, EngineError> {
+        let mut base = self.graph.node(node).inputs[0];
+        while let Op::Reshape = self.graph.node(base).op {
+            base = self.graph.node(base).inputs[0];
+        }
+        match self.graph.node(base).op {
+            Op::Linear { bias: Some(bias), .. } => Ok(Some(self.matrix(bias)?)),
+            _ => Ok(None),
+        }
+    }
+
     fn shape(&self, param: Param) -> (usize, usize) {
         let shape = &self.graph.param(param).shape;
         (shape[0] as usize, shape[1] as usize)
@@ -353,7 +399,7 @@ impl Run<'_> {
 
     /// All rows of the A of a group, and their width.
     fn group_shape(&self, members: &[Param]) -> (usize, usize) {
-        (members.iter().map(|a| self.shape(*a).0).sum(), self.shape(members[0]).1)
+        (members.iter().map(|a| self.shape(*a).0).sum(), members.first().map_or(0, |a| self.shape(*a).1))
     }
 
     /// The A of a group, which lie one after another, as one matrix `[r, k]`.
@@ -465,8 +511,9 @@ impl Run<'_> {
                 if let Some(matrix) = self.weights.nf4(*weight).filter(|_| rows <= QUANTIZED_ROWS && bias.is_none()) {
                     return Ok(matrix.linear_few_rows(device, input(0)?, width, k, out)?);
                 }
-                let weight = self.matrix(*weight)?;
-                cuda::linear(device, input(0)?, rows, k, weight, width, bias, 1.0, 0.0, out)?;
+                let weight = self.weights.operand(device, *weight, width, k, self.matrix_scratch)?;
+                let (x, out) = (Operand::new(input(0)?, rows, k), Operand::new(out, rows, width));
+                cuda::matmul(device, x, false, weight, true, 1.0, 0.0, bias, out)?;
             }
             Op::LinearAdd { weight, scale } => {
                 let k = graph.param(*weight).shape[1] as usize;
@@ -483,7 +530,13 @@ impl Run<'_> {
                 }
             }
             Op::RmsNorm { weight, eps, offset } => {
-                cuda::rms_norm(device, input(0)?, rows, width, self.vector(*weight)?, *offset, *eps, out)?;
+                let x = input(0)?;
+                // Norms of heads have several rows of their own in each row.
+                let each = node.ty.width() / width.max(1);
+                let stride = if each == 1 { self.stride(step.outputs[0], width) } else { width };
+                let rows = x.elements() / width;
+                let weight = self.vector(*weight)?;
+                cuda::rms_norm_strided(device, x, rows, width, weight, *offset, *eps, out, stride)?;
             }
             Op::LayerNorm { weight, bias, eps } => {
                 let (weight, bias) = (self.vector(*weight)?, self.vector(*bias)?);

@@ -113,8 +113,8 @@ impl CudaInfer {
     ) -> Result<Self, EngineError> {
         let device = Device::open(place.ordinal)?;
         let element = element_of(place.compute);
-        let weights = CudaWeights::bind(&device, &graph, &source, element, &[], &Vec::new(), place.quantization)?;
-        let whole = Lowered::fused(&program, &graph, element, &Vec::new());
+        let weights = CudaWeights::bind(&device, &graph, &source, element, &[], &[], place.quantization)?;
+        let whole = Lowered::fused(&program, &graph, element, &[]);
         let few = decode::decode(&program, &graph, element, true, |p| weights.nf4(p).is_none());
         let many = decode::decode(&program, &graph, element, false, |_| true);
         let feed = Feed::new(&device, &graph)?;

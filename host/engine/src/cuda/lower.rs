@@ -10,6 +10,7 @@ use swift_graph::program::{Action, Phase, Program, Slot, SlotInfo, Step, schedul
 use swift_graph::{Graph, Param, Value};
 use swift_kernels::cuda::Dtype;
 
+use super::adapters::{self, Group};
 use super::decode::Decode;
 
 /// What a step of a lowered program runs.
@@ -23,8 +24,14 @@ pub(crate) enum Kernel {
     NormRopeGrad { norm: Value },
     /// `(a, b)` -> `(a + b, norm of it)`. The step's node is the sum.
     AddNorm { norm: Value },
-    /// `(x)` -> x·Aᵀ of all adapters that read x, side by side.
-    LowRank { members: Vec<Param> },
+    /// `(x)` -> x·Aᵀ of all adapters that read x, side by side; if `wide`, also in the columns behind x.
+    LowRank { members: Vec<Param>, wide: bool },
+    /// `([x | x·Aᵀ])` -> the adapted product, by the matrix with scale·B behind it.
+    Augmented { weight: Param },
+    /// `(dy[, acc])` -> acc + dy·[W | scale·B]: gradients of x and of the low products.
+    AugmentedGrad { weight: Param },
+    /// `([dx | low gradient])` -> dx + low gradient · A.
+    AugmentedGradInput { members: Vec<Param> },
     /// `(base, low)`: the step's own `LinearAdd`, reading its columns of the group's product.
     LowRankAdd { column: usize },
     /// `(dy, low)`: the gradient of B from its columns.
@@ -35,6 +42,8 @@ pub(crate) enum Kernel {
     LowRankGradA { members: Vec<Param> },
     /// `(low gradient[, acc])` -> acc + low gradient · A.
     LowRankGradInput { members: Vec<Param> },
+    /// `(gate, up, dy)` -> `(dgate, dup, activation(gate) * up)`: the forward's result made again on the way.
+    GluGradOutput,
     /// One token of each sequence.
     Decode(Box<Decode>),
 }
@@ -48,39 +57,6 @@ pub(crate) struct Lowered {
     pub(crate) types: Vec<Dtype>,
     pub(crate) inputs: Vec<(String, Slot)>,
     pub(crate) result: Option<Slot>,
-}
-
-/// Adapters that read one value: their A lie one after another in the arena.
-pub(crate) type Groups = Vec<Vec<Param>>;
-
-/// Which adapters read the same value, in the order of the program. Only matrices whose elements fill whole stretches of
-/// `alignment` can lie one after another.
-pub(crate) fn groups(program: &Program, graph: &Graph, down: &HashSet<Param>, alignment: usize) -> Groups {
-    let mut by_input: Vec<(Slot, Vec<Param>)> = Vec::new();
-    for step in &program.steps {
-        let Some(weight) = low_rank(step, graph, down) else { continue };
-        if step.phase != Phase::Forward || !graph.param(weight).elements().is_multiple_of(alignment) {
-            continue;
-        }
-        match by_input.iter_mut().find(|(slot, _)| *slot == step.inputs[0]) {
-            Some((_, members)) if !members.contains(&weight) => members.push(weight),
-            Some(_) => {}
-            None => by_input.push((step.inputs[0], vec![weight])),
-        }
-    }
-    let groups: Groups = by_input.into_iter().map(|(_, members)| members).collect();
-    // A matrix used twice would have two places.
-    let mut seen = HashSet::new();
-    let repeated: HashSet<Param> = groups.iter().flatten().copied().filter(|p| !seen.insert(*p)).collect();
-    groups.into_iter().filter(|members| members.iter().all(|p| !repeated.contains(p))).collect()
-}
-
-/// The A of a step that multiplies by one.
-fn low_rank(step: &Step, graph: &Graph, down: &HashSet<Param>) -> Option<Param> {
-    match (step.action, &graph.node(step.node).op) {
-        (Action::Forward, Op::Linear { weight, bias: None }) if down.contains(weight) => Some(*weight),
-        _ => None,
-    }
 }
 
 impl Lowered {
@@ -107,12 +83,13 @@ impl Lowered {
     }
 
     /// The program with everything fused that has a kernel.
-    pub(crate) fn fused(program: &Program, graph: &Graph, element: Dtype, groups: &Groups) -> Self {
+    pub(crate) fn fused(program: &Program, graph: &Graph, element: Dtype, groups: &[Group]) -> Self {
         let mut lowered = Self::plain(program, graph, element);
-        lowered.group_low_rank(graph, groups, element);
+        adapters::fuse(&mut lowered, graph, groups, element);
         lowered.fuse_norm_rope(graph);
         lowered.fuse_norm_rope_grad(graph);
         lowered.fuse_add_norm(graph);
+        lowered.fuse_glu_grad(graph);
         lowered.reschedule();
         lowered
     }
@@ -148,7 +125,8 @@ impl Lowered {
         self.steps.retain(|_| !gone.contains(&index.next().unwrap_or(0)));
     }
 
-    fn slot(&mut self, width: usize, dtype: Dtype) -> Slot {
+    /// A new slot with rows.
+    pub(crate) fn slot(&mut self, width: usize, dtype: Dtype) -> Slot {
         self.slots.push(SlotInfo { width, has_rows: true });
         self.types.push(dtype);
         Slot(self.slots.len() as u32 - 1)
@@ -205,6 +183,40 @@ impl Lowered {
         self.remove(&gone);
     }
 
+    /// A gated unit made again for the gradient of one weight, and its own gradient: one pass over gate and up makes both.
+    /// The weight's gradient then follows.
+    fn fuse_glu_grad(&mut self, graph: &Graph) {
+        let readers = self.readers();
+        let mut i = 0;
+        while i < self.steps.len() {
+            let step = &self.steps[i];
+            let again = step.action == Action::Forward
+                && step.phase == Phase::Recompute
+                && self.kernels[i] == Kernel::Plain
+                && matches!(graph.node(step.node).op, Op::Glu(_));
+            let made = step.outputs.first().copied().filter(|slot| again && readers.get(slot) == Some(&1));
+            let found = made.and_then(|slot| {
+                let reader = self.steps.iter().position(|s| s.inputs.contains(&slot))?;
+                let gradient = self.steps.iter().position(|s| s.action == Action::GluGrad && s.node == step.node)?;
+                let of_weight = self.steps[reader].outputs.is_empty();
+                (of_weight && i < reader && reader < gradient && self.steps[gradient].inputs[..2] == step.inputs)
+                    .then_some((slot, reader, gradient))
+            });
+            let Some((slot, reader, gradient)) = found else {
+                i += 1;
+                continue;
+            };
+            self.steps[gradient].outputs.push(slot);
+            self.kernels[gradient] = Kernel::GluGradOutput;
+            // Behind the gradient; then the step that is no longer needed goes.
+            let (step, kernel) = (self.steps.remove(reader), self.kernels.remove(reader));
+            self.steps.insert(gradient, step);
+            self.kernels.insert(gradient, kernel);
+            self.steps.remove(i);
+            self.kernels.remove(i);
+        }
+    }
+
     pub(crate) fn fuse_add_norm(&mut self, graph: &Graph) {
         let mut gone = HashSet::new();
         for i in 0..self.steps.len().saturating_sub(1) {
@@ -228,133 +240,6 @@ impl Lowered {
             }
         }
         self.remove(&gone);
-    }
-
-    /// Products with the A of adapters that read the same value become one, forward and backward.
-    fn group_low_rank(&mut self, graph: &Graph, groups: &Groups, element: Dtype) {
-        let mut place: HashMap<Param, (usize, usize)> = HashMap::new();
-        let mut widths = Vec::new();
-        for (g, members) in groups.iter().enumerate().filter(|(_, members)| members.len() > 1) {
-            let mut column = 0;
-            for a in members {
-                place.insert(*a, (g, column));
-                column += graph.param(*a).shape[0] as usize;
-            }
-            widths.push((g, column));
-        }
-        let widths: HashMap<usize, usize> = widths.into_iter().collect();
-        // Where each adapter's low product and its gradient went: slot of the group and column.
-        let mut moved: HashMap<Slot, (Slot, usize)> = HashMap::new();
-        let mut group_slots: HashMap<(usize, Slot, Phase), Slot> = HashMap::new();
-        // Gradient slots of each group: made by the first member on the way back.
-        let mut gradient_slots: HashMap<usize, Slot> = HashMap::new();
-        // A group's gradients are made where its last member's were.
-        let (mut last_weight, mut last_input) = (HashMap::new(), HashMap::new());
-        for (i, step) in self.steps.iter().enumerate() {
-            let (last, weight) = match step.action {
-                Action::LinearGradWeight { weight, .. } => (&mut last_weight, weight),
-                Action::LinearGradInput { weight, .. } => (&mut last_input, weight),
-                _ => continue,
-            };
-            if let Some((g, _)) = place.get(&weight) {
-                last.insert(*g, i);
-            }
-        }
-        // Slots of removed steps are what they would have added to, if anything.
-        let mut renamed: HashMap<Slot, Option<Slot>> = HashMap::new();
-        let mut gone = HashSet::new();
-        for i in 0..self.steps.len() {
-            self.rename_accumulator(i, &renamed);
-            let step = self.steps[i].clone();
-            let op = &graph.node(step.node).op;
-            match (step.action, op) {
-                (Action::Forward, Op::Linear { weight, bias: None }) if place.contains_key(weight) => {
-                    let (g, column) = place[weight];
-                    let key = (g, step.inputs[0], step.phase);
-                    let slot = match group_slots.get(&key) {
-                        Some(slot) => {
-                            gone.insert(i);
-                            *slot
-                        }
-                        None => {
-                            let slot = self.slot(widths[&g], element);
-                            group_slots.insert(key, slot);
-                            self.steps[i].outputs = vec![slot];
-                            self.kernels[i] = Kernel::LowRank { members: groups[g].clone() };
-                            slot
-                        }
-                    };
-                    moved.insert(step.outputs[0], (slot, column));
-                }
-                (Action::Forward, Op::LinearAdd { .. }) => {
-                    if let Some((slot, column)) = moved.get(&step.inputs[1]) {
-                        self.steps[i].inputs[1] = *slot;
-                        self.kernels[i] = Kernel::LowRankAdd { column: *column };
-                    }
-                }
-                (Action::LinearGradWeight { weight, scale }, Op::LinearAdd { .. }) => {
-                    if let Some((slot, column)) = moved.get(&step.inputs[1]) {
-                        self.steps[i].inputs[1] = *slot;
-                        self.kernels[i] = Kernel::LowRankGradB { weight, scale, column: *column };
-                    }
-                }
-                (Action::LinearGradInput { weight, scale }, Op::LinearAdd { .. }) => {
-                    // The product's node is the second operand; its A says which group.
-                    let low = graph.node(step.node).inputs[1];
-                    let Op::Linear { weight: a, .. } = graph.node(low).op else { continue };
-                    let Some(&(g, column)) = place.get(&a) else { continue };
-                    let first = !gradient_slots.contains_key(&g);
-                    let slot = *gradient_slots.entry(g).or_insert_with(|| {
-                        self.slots.push(SlotInfo { width: widths[&g], has_rows: true });
-                        self.types.push(element);
-                        Slot(self.slots.len() as u32 - 1)
-                    });
-                    moved.insert(step.outputs[0], (slot, column));
-                    self.kernels[i] = Kernel::LowRankGrad { weight, scale, column };
-                    let next = if first { slot } else { self.slot(widths[&g], element) };
-                    self.steps[i].outputs = vec![next];
-                    self.steps[i].inputs = if first { vec![step.inputs[0]] } else { vec![step.inputs[0], slot] };
-                    self.steps[i].accumulate = if first { None } else { Some(1) };
-                    gradient_slots.insert(g, next);
-                }
-                (Action::LinearGradWeight { weight, .. }, Op::Linear { .. }) if place.contains_key(&weight) => {
-                    let (g, _) = place[&weight];
-                    if last_weight[&g] != i {
-                        gone.insert(i);
-                        continue;
-                    }
-                    self.steps[i].inputs[0] = gradient_slots[&g];
-                    self.kernels[i] = Kernel::LowRankGradA { members: groups[g].clone() };
-                }
-                (Action::LinearGradInput { weight, .. }, Op::Linear { .. }) if place.contains_key(&weight) => {
-                    let (g, _) = place[&weight];
-                    if last_input[&g] != i {
-                        gone.insert(i);
-                        renamed.insert(step.outputs[0], step.accumulate.map(|a| self.steps[i].inputs[a]));
-                    } else {
-                        self.steps[i].inputs[0] = gradient_slots[&g];
-                        self.kernels[i] = Kernel::LowRankGradInput { members: groups[g].clone() };
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.remove(&gone);
-    }
-
-    fn rename_accumulator(&mut self, i: usize, renamed: &HashMap<Slot, Option<Slot>>) {
-        for index in 0..self.steps[i].inputs.len() {
-            // Chains of removed steps lead to the first that stays.
-            while let Some(to) = self.steps[i].inputs.get(index).and_then(|slot| renamed.get(slot)) {
-                match to {
-                    Some(slot) => self.steps[i].inputs[index] = *slot,
-                    None => {
-                        self.steps[i].inputs.remove(index);
-                        self.steps[i].accumulate = None;
-                    }
-                }
-            }
-        }
     }
 }
 

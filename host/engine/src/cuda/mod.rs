@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `lower`, `decode` | programs in which neighbouring steps became one kernel |
+//! | `adapters` | low-rank adapters grouped by what they read, and stored behind the frozen matrices |
 //! | `layout` | where every slot lies, decided per number of rows before the first step |
 //! | `weights` | parameters on the device; masters, gradients and moments of trained ones in one arena |
 //! | `nf4` | matrices in four bits |
@@ -11,6 +12,7 @@
 //! | `train`, `infer` | sessions |
 //! | `pages` | pages of the key-value cache |
 
+mod adapters;
 mod decode;
 mod execute;
 mod feed;
@@ -19,6 +21,8 @@ mod layout;
 mod lower;
 mod nf4;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod train;
 mod weights;
 

@@ -1,17 +1,18 @@
 //! Training on one GPU.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use swift_graph::program::Action;
 use swift_kernels::{AdamW, LossSums};
 use swift_kernels::cuda::nccl::Communicator;
 use swift_kernels::cuda::{self, Buffer, CudaError, Cudnn, Device, Dtype, Graph, ProfileRow, Tensor};
 
+use super::adapters;
 use super::execute::{LOSS_CHUNK, Run, layout};
 use super::feed::Feed;
 use super::layout::Layout;
-use super::lower::{self, Lowered};
+use super::lower::Lowered;
 use super::weights::{ALIGNMENT, Arena, CudaWeights};
 use crate::batch::Batch;
 use crate::error::EngineError;
@@ -90,8 +91,8 @@ impl CudaTrain {
             Some(ranks) => ranks.connect(&device)?,
             None => None,
         };
-        let down: HashSet<_> = model.adapters.iter().map(|adapter| adapter.a).collect();
-        let groups = lower::groups(&model.training, &model.graph, &down, ALIGNMENT);
+        let dense = place.quantization.is_none();
+        let groups = adapters::groups(&model.training, &model.graph, &model.adapters, ALIGNMENT, dense);
         let training = Lowered::fused(&model.training, &model.graph, element, &groups);
         let evaluation = Lowered::fused(&model.evaluation, &model.graph, element, &groups);
         let (graph, source, trained) = (&model.graph, &model.weights, &model.trained);
@@ -144,6 +145,7 @@ impl CudaTrain {
         let training = training.is_some();
         let lowered = if training { &self.training } else { &self.evaluation };
         self.feed.load(&self.device, batch, scale, key, training && self.sorts_tokens)?;
+        self.weights.refresh(&self.device)?;
         if let Some(captured) = &self.captured
             && captured.training == training
             && captured.lengths == batch.sequence_lengths
@@ -278,6 +280,7 @@ impl TrainDevice for CudaTrain {
                 factor,
             )?;
         }
+        self.weights.changed();
         self.device.zero(gradients)?;
         if let Some(communicator) = &self.communicator {
             // Not for ever, if another rank is gone.

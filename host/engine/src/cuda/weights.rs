@@ -1,13 +1,17 @@
 //! Parameters on the GPU: frozen ones in the precision of the run or quantised, trained ones as f32 masters in one arena.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use swift_graph::checkpoint::{StorageType, TensorBytes, WeightSource};
 use swift_graph::ir::Op;
 use swift_graph::{Graph, Param};
-use swift_kernels::cuda::{self, Buffer, CudaError, Device, Dtype, Tensor};
+use swift_kernels::cuda::{
+    self, AdapterColumns, AdapterTable, Buffer, CudaError, Device, Dtype, Operand, Tensor,
+};
 
+use super::adapters::Group;
 use super::nf4::Nf4Matrix;
 use crate::error::EngineError;
 use crate::placement::Quantization;
@@ -108,6 +112,8 @@ enum Held {
     /// f32.
     Vector(Tensor),
     Nf4(Box<Nf4Matrix>),
+    /// `[n, stride]`: a matrix `[n, k]` with adapters' B in columns behind it.
+    Augmented { data: Tensor, n: usize, k: usize, stride: usize },
     /// By its index in the arena.
     Trained(usize),
 }
@@ -119,6 +125,9 @@ pub(crate) struct CudaWeights {
     buffers: Vec<Option<Buffer>>,
     pub(crate) arena: Option<Arena>,
     names: Vec<String>,
+    /// Adapters to copy behind their matrices when they changed.
+    table: Option<AdapterTable>,
+    stale: Cell<bool>,
     /// Bytes of frozen parameters.
     pub(crate) frozen_bytes: u64,
 }
@@ -166,10 +175,16 @@ impl CudaWeights {
         source: &Arc<dyn WeightSource>,
         element: Dtype,
         trained: &[Trained],
-        adjacent: &[Vec<Param>],
+        groups: &[Group],
         quantization: Option<Quantization>,
     ) -> Result<Self, EngineError> {
-        let arena = if trained.is_empty() { None } else { Some(Arena::new(device, trained, adjacent, element)?) };
+        let adjacent: Vec<Vec<Param>> = groups.iter().map(Group::down).collect();
+        let strides: HashMap<Param, usize> = groups
+            .iter()
+            .filter(|group| group.augmented)
+            .flat_map(|group| group.members.iter().map(|m| (m.weight, group.rank)))
+            .collect();
+        let arena = if trained.is_empty() { None } else { Some(Arena::new(device, trained, &adjacent, element)?) };
         let (products, quantizable) = (in_products(graph), quantizable(graph));
         let count = graph.params.len();
         let mut weights = Self {
@@ -178,6 +193,8 @@ impl CudaWeights {
             buffers: Vec::with_capacity(count),
             arena,
             names: graph.params.iter().map(|p| p.name.clone()).collect(),
+            table: None,
+            stale: Cell::new(true),
             frozen_bytes: 0,
         };
         for (i, info) in graph.params.iter().enumerate() {
@@ -210,12 +227,89 @@ impl CudaWeights {
                 weights.buffers.push(None);
                 continue;
             }
+            if let Some(rank) = strides.get(&param) {
+                let (n, k) = (info.shape[0] as usize, info.shape[1] as usize);
+                let stride = k + rank;
+                let wide = device.allocate(n * stride * dtype.size())?;
+                let data = wide.tensor(dtype);
+                cuda::augment(device, buffer.tensor(dtype), n, k, stride, data)?;
+                weights.frozen_bytes += wide.bytes() as u64;
+                weights.held.push(Held::Augmented { data, n, k, stride });
+                weights.buffers.push(Some(wide));
+                continue;
+            }
             weights.frozen_bytes += buffer.bytes() as u64;
             let whole = buffer.tensor(dtype);
             weights.held.push(if products[i] { Held::Matrix(whole) } else { Held::Vector(whole) });
             weights.buffers.push(Some(buffer));
         }
+        weights.table = weights.adapter_table(device, graph, groups)?;
         Ok(weights)
+    }
+
+    fn adapter_table(&self, device: &Device, graph: &Graph, groups: &[Group]) -> Result<Option<AdapterTable>, EngineError> {
+        let Some(arena) = &self.arena else { return Ok(None) };
+        let mut columns = Vec::new();
+        for group in groups.iter().filter(|group| group.augmented) {
+            for member in &group.members {
+                let (Held::Augmented { data, n, k, stride }, Some(index)) =
+                    (&self.held[member.weight.index()], arena.index.get(&member.b))
+                else {
+                    return Err(self.misused(member.weight).into());
+                };
+                debug_assert_eq!(graph.param(member.b).shape, [*n as u32, member.rank as u32]);
+                columns.push(AdapterColumns {
+                    b: arena.part(&arena.values, *index),
+                    out: *data,
+                    n: *n,
+                    r: member.rank,
+                    stride: *stride,
+                    column: k + member.column,
+                    scale: member.scale as f32,
+                });
+            }
+        }
+        Ok(if columns.is_empty() { None } else { Some(AdapterTable::new(device, &columns)?) })
+    }
+
+    /// Says that trained values changed.
+    pub(crate) fn changed(&self) {
+        self.stale.set(true);
+    }
+
+    /// Copies adapters behind their matrices if they changed since.
+    pub(crate) fn refresh(&self, device: &Device) -> Result<(), CudaError> {
+        if self.stale.replace(false)
+            && let Some(table) = &self.table
+        {
+            cuda::refresh_adapters(device, table)?;
+        }
+        Ok(())
+    }
+
+    /// A matrix `[n, k]` as an operand of products.
+    pub(crate) fn operand(
+        &self,
+        device: &Device,
+        param: Param,
+        n: usize,
+        k: usize,
+        scratch: Option<&Buffer>,
+    ) -> Result<Operand, EngineError> {
+        match &self.held[param.index()] {
+            Held::Augmented { data, n, k, stride } => {
+                Ok(Operand::strided(data.slice(0, (n - 1) * stride + k), *n, *k, *stride))
+            }
+            _ => Ok(Operand::new(self.matrix(device, param, scratch)?, n, k)),
+        }
+    }
+
+    /// A matrix with its adapters behind it, `[n, stride]`.
+    pub(crate) fn augmented(&self, param: Param) -> Result<Operand, EngineError> {
+        match &self.held[param.index()] {
+            Held::Augmented { data, n, stride, .. } => Ok(Operand::new(*data, *n, *stride)),
+            _ => Err(self.misused(param).into()),
+        }
     }
 
     /// Type of activations and matrices.
@@ -234,7 +328,7 @@ impl CudaWeights {
                 matrix.dequantize(device, out)?;
                 Ok(out)
             }
-            Held::Vector(_) => Err(self.misused(param).into()),
+            Held::Vector(_) | Held::Augmented { .. } => Err(self.misused(param).into()),
         }
     }
 
@@ -258,7 +352,7 @@ impl CudaWeights {
     }
 
     fn misused(&self, param: Param) -> CudaError {
-        CudaError::invalid(format!("`{}` feeds both a norm and a product", self.names[param.index()]))
+        CudaError::invalid(format!("`{}` is stored for another use", self.names[param.index()]))
     }
 
     fn working(&self, index: usize) -> Tensor {
@@ -287,6 +381,7 @@ impl CudaWeights {
 
     /// Replaces a parameter's values.
     pub(crate) fn set(&mut self, device: &Device, param: Param, values: &[f32]) -> Result<(), EngineError> {
+        self.changed();
         let mismatch = |elements: usize| EngineError::Mismatch {
             name: self.names[param.index()].clone(),
             message: format!("takes {elements} elements, got {}", values.len()),
@@ -308,10 +403,10 @@ impl CudaWeights {
                     cuda::cast(device, master, self.working(*index))?;
                 }
             }
-            (Held::Nf4(_), _) => {
+            (Held::Nf4(_) | Held::Augmented { .. }, _) => {
                 return Err(EngineError::Placement {
-                    message: format!("`{}` is stored in four bits and cannot be replaced", self.names[param.index()]),
-                    hint: "load without quantisation".into(),
+                    message: format!("`{}` is frozen and cannot be replaced", self.names[param.index()]),
+                    hint: "only what is trained can".into(),
                 });
             }
             (Held::Trained(_), None) => unreachable!("a trained parameter lies in the arena"),

@@ -1,0 +1,311 @@
+//! Low-rank adapters on a GPU. A step with adapters moves more bytes for them than their arithmetic is worth: every output
+//! is read and written again to add to it, every gradient is read again. Two rewrites take most of that away.
+//!
+//! - Adapters that read one value make one product with all their A ([`Group`]).
+//! - A frozen matrix is stored with scale·B in columns behind it: W' = [W | s·B]. Then `[x | x·Aᵀ] · W'ᵀ` is the adapted
+//!   product in one go, and `dy · W'` gives the gradient of x through W and of x·Aᵀ at once. Nothing is rounded that was
+//!   not before: the sum over both is made in f32, inside the product.
+
+use std::collections::{HashMap, HashSet};
+
+use swift_graph::ir::Op;
+use swift_graph::lora::Adapter;
+use swift_graph::program::{Action, Phase, Program, Slot, Step};
+use swift_graph::{Graph, Param};
+use swift_kernels::cuda::Dtype;
+
+use super::lower::{Kernel, Lowered};
+
+/// One adapter of a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Member {
+    pub(crate) weight: Param,
+    pub(crate) a: Param,
+    pub(crate) b: Param,
+    pub(crate) scale: f64,
+    /// Where its columns begin among the group's.
+    pub(crate) column: usize,
+    pub(crate) rank: usize,
+}
+
+/// Adapters that read one value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) members: Vec<Member>,
+    /// Columns of all members.
+    pub(crate) rank: usize,
+    /// Whether the frozen matrices hold the B behind their own columns.
+    pub(crate) augmented: bool,
+}
+
+impl Group {
+    /// The A, in order: they lie one after another.
+    pub(crate) fn down(&self) -> Vec<Param> {
+        self.members.iter().map(|m| m.a).collect()
+    }
+
+    fn member(&self, a: Param) -> Option<&Member> {
+        self.members.iter().find(|m| m.a == a)
+    }
+}
+
+/// A multiple of 16 bytes in half precision: what products and copies want of rows.
+const ROW: usize = 8;
+
+/// The A of a step that multiplies by one.
+fn low_rank(step: &Step, graph: &Graph) -> Option<Param> {
+    match (step.action, &graph.node(step.node).op) {
+        (Action::Forward, Op::Linear { weight, bias: None }) => Some(*weight),
+        _ => None,
+    }
+}
+
+/// Which adapters read the same value, in the order of the program. A must fill whole stretches of `alignment` elements to
+/// lie one after another; `dense` says that frozen matrices are stored as they are.
+pub(crate) fn groups(
+    program: &Program,
+    graph: &Graph,
+    adapters: &[Adapter],
+    alignment: usize,
+    dense: bool,
+) -> Vec<Group> {
+    let by_a: HashMap<Param, &Adapter> = adapters.iter().map(|adapter| (adapter.a, adapter)).collect();
+    let mut by_input: Vec<(Slot, Vec<Member>)> = Vec::new();
+    let mut uses: HashMap<Param, usize> = HashMap::new();
+    for node in &graph.nodes {
+        node.op.params().into_iter().for_each(|p| *uses.entry(p).or_default() += 1);
+    }
+    for step in program.steps.iter().filter(|step| step.phase == Phase::Forward) {
+        let Some(adapter) = low_rank(step, graph).and_then(|a| by_a.get(&a)) else { continue };
+        // A matrix used twice would have two places.
+        if uses[&adapter.a] != 1 || !graph.param(adapter.a).elements().is_multiple_of(alignment) {
+            continue;
+        }
+        let rank = graph.param(adapter.a).shape[0] as usize;
+        let Adapter { weight, a, b, scale, .. } = **adapter;
+        let at = match by_input.iter().position(|(slot, _)| *slot == step.inputs[0]) {
+            Some(at) => at,
+            None => {
+                by_input.push((step.inputs[0], Vec::new()));
+                by_input.len() - 1
+            }
+        };
+        let members = &mut by_input[at].1;
+        let column = members.last().map_or(0, |m| m.column + m.rank);
+        members.push(Member { weight, a, b, scale, column, rank });
+    }
+    by_input
+        .into_iter()
+        .map(|(_, members)| {
+            let rank = members.last().map_or(0, |m| m.column + m.rank);
+            let fits = |m: &Member| uses[&m.weight] == 1 && (graph.param(m.weight).shape[1] as usize).is_multiple_of(ROW);
+            let augmented = dense && rank.is_multiple_of(ROW) && members.iter().all(fits);
+            Group { members, rank, augmented }
+        })
+        .collect()
+}
+
+/// What the rewrite of one group needs to know of the program.
+struct Backward {
+    /// Whether the whole way back goes through the augmented matrices.
+    augmented: bool,
+    /// The last steps that make the gradient of an A, and of x through an A.
+    last_weight: Option<usize>,
+    last_input: Option<usize>,
+    /// The gradient of x behind the last member.
+    result: Option<Slot>,
+}
+
+/// Whether a step makes the gradient of x through a member's matrix or its A.
+fn makes_gradient(step: &Step, graph: &Graph, group: &Group) -> bool {
+    matches!((step.action, &graph.node(step.node).op), (Action::LinearGradInput { weight, .. }, Op::Linear { .. })
+        if group.members.iter().any(|m| m.weight == weight || m.a == weight))
+}
+
+fn backward(steps: &[Step], graph: &Graph, group: &Group) -> Backward {
+    let is_a = |weight: Param| group.member(weight).is_some();
+    let last = |of: &dyn Fn(&Step) -> bool| steps.iter().rposition(of);
+    let last_weight = last(&|s| matches!(s.action, Action::LinearGradWeight { weight, .. } if is_a(weight)));
+    let last_input = last(&|s| matches!(s.action, Action::LinearGradInput { weight, .. } if is_a(weight)));
+    let chain: Vec<&Step> = steps.iter().filter(|s| makes_gradient(s, graph, group)).collect();
+    let result = chain.last().map(|s| s.outputs[0]);
+    // Nothing else may add to the gradient of x in between, or read it before it is whole.
+    let made: HashSet<Slot> = chain.iter().map(|s| s.outputs[0]).collect();
+    let inside = steps
+        .iter()
+        .filter(|s| !makes_gradient(s, graph, group))
+        .all(|s| s.inputs.iter().all(|slot| !made.contains(slot) || Some(*slot) == result));
+    let starts_alone = chain.first().is_some_and(|s| s.accumulate.is_none());
+    let complete = chain.len() == 2 * group.members.len();
+    let augmented = group.augmented && last_input.is_some() && inside && starts_alone && complete;
+    Backward { augmented, last_weight, last_input, result }
+}
+
+/// Rewrites `lowered` for all groups.
+pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], element: Dtype) {
+    let place: HashMap<Param, (usize, Member)> =
+        groups.iter().enumerate().flat_map(|(g, group)| group.members.iter().map(move |m| (m.a, (g, *m)))).collect();
+    let by_weight: HashMap<Param, usize> =
+        groups.iter().enumerate().flat_map(|(g, group)| group.members.iter().map(move |m| (m.weight, g))).collect();
+    let ways: Vec<Backward> = groups.iter().map(|group| backward(&lowered.steps, graph, group)).collect();
+    let wide = widen(lowered, graph, groups, &by_weight, &place);
+    // Where each adapter's low product went: slot of the group and column.
+    let mut moved: HashMap<Slot, (Slot, Member)> = HashMap::new();
+    let mut low: HashMap<(usize, Slot, Phase), Slot> = HashMap::new();
+    // Gradients of the low products, or in augmented groups of x and them together.
+    let mut gradients: HashMap<usize, Slot> = HashMap::new();
+    // Products of a frozen matrix alone that are made together with the adapter's: their input.
+    let mut bases: HashMap<Slot, (Slot, Param)> = HashMap::new();
+    // Slots of removed steps are what they would have added to, if anything.
+    let mut renamed: HashMap<Slot, Option<Slot>> = HashMap::new();
+    let mut gone = HashSet::new();
+    for i in 0..lowered.steps.len() {
+        rename_accumulator(&mut lowered.steps[i], &renamed);
+        let step = lowered.steps[i].clone();
+        match (step.action, &graph.node(step.node).op) {
+            (Action::Forward, Op::Linear { weight, .. }) if place.contains_key(weight) => {
+                let (g, member) = place[weight];
+                let key = (g, step.inputs[0], step.phase);
+                if low.contains_key(&key) {
+                    gone.insert(i);
+                } else {
+                    let slot = lowered.slot(groups[g].rank, element);
+                    low.insert(key, slot);
+                    lowered.steps[i].outputs = vec![slot];
+                    let wide = wide.contains_key(&step.inputs[0]);
+                    lowered.kernels[i] = Kernel::LowRank { members: groups[g].down(), wide };
+                }
+                moved.insert(step.outputs[0], (low[&key], member));
+            }
+            (Action::Forward, Op::Linear { weight, .. })
+                if by_weight.contains_key(weight) && wide.contains_key(&step.inputs[0]) =>
+            {
+                bases.insert(step.outputs[0], (step.inputs[0], *weight));
+                gone.insert(i);
+            }
+            (Action::Forward, Op::LinearAdd { .. }) => {
+                if let Some((x, weight)) = bases.get(&step.inputs[0]) {
+                    lowered.steps[i].inputs = vec![*x];
+                    lowered.steps[i].accumulate = None;
+                    lowered.kernels[i] = Kernel::Augmented { weight: *weight };
+                } else if let Some((slot, member)) = moved.get(&step.inputs[1]) {
+                    lowered.steps[i].inputs[1] = *slot;
+                    lowered.kernels[i] = Kernel::LowRankAdd { column: member.column };
+                }
+            }
+            (Action::LinearGradWeight { weight, scale }, Op::LinearAdd { .. }) => {
+                if let Some((slot, member)) = moved.get(&step.inputs[1]) {
+                    lowered.steps[i].inputs[1] = *slot;
+                    lowered.kernels[i] = Kernel::LowRankGradB { weight, scale, column: member.column };
+                }
+            }
+            (Action::LinearGradInput { weight, scale }, Op::LinearAdd { .. }) => {
+                // The product's node is the second operand; its A says which group.
+                let node = graph.node(step.node).inputs[1];
+                let Op::Linear { weight: a, .. } = graph.node(node).op else { continue };
+                let Some(&(g, member)) = place.get(&a) else { continue };
+                let (kernel, width) = if ways[g].augmented {
+                    let k = graph.param(member.weight).shape[1] as usize;
+                    (Kernel::AugmentedGrad { weight: member.weight }, k + groups[g].rank)
+                } else {
+                    (Kernel::LowRankGrad { weight, scale, column: member.column }, groups[g].rank)
+                };
+                let next = lowered.slot(width, element);
+                let before = gradients.insert(g, next);
+                lowered.kernels[i] = kernel;
+                lowered.steps[i].outputs = vec![next];
+                lowered.steps[i].inputs = std::iter::once(step.inputs[0]).chain(before).collect();
+                lowered.steps[i].accumulate = before.map(|_| 1);
+            }
+            (Action::LinearGradWeight { weight, .. }, Op::Linear { .. }) if place.contains_key(&weight) => {
+                let (g, _) = place[&weight];
+                if ways[g].last_weight != Some(i) {
+                    gone.insert(i);
+                    continue;
+                }
+                lowered.steps[i].inputs[0] = gradients[&g];
+                lowered.kernels[i] = Kernel::LowRankGradA { members: groups[g].down() };
+            }
+            (Action::LinearGradInput { weight, .. }, Op::Linear { .. }) if place.contains_key(&weight) => {
+                let (g, _) = place[&weight];
+                let before = step.accumulate.map(|a| step.inputs[a]);
+                if ways[g].last_input != Some(i) {
+                    gone.insert(i);
+                    renamed.insert(step.outputs[0], before);
+                } else if let Some(result) = ways[g].result.filter(|_| ways[g].augmented) {
+                    lowered.steps[i].inputs = vec![gradients[&g]];
+                    lowered.steps[i].accumulate = None;
+                    lowered.steps[i].outputs = vec![result];
+                    lowered.kernels[i] = Kernel::AugmentedGradInput { members: groups[g].down() };
+                } else {
+                    lowered.steps[i].inputs[0] = gradients[&g];
+                    lowered.kernels[i] = Kernel::LowRankGradInput { members: groups[g].down() };
+                }
+            }
+            (Action::LinearGradInput { weight, .. }, Op::Linear { .. })
+                if by_weight.get(&weight).is_some_and(|g| ways[*g].augmented) =>
+            {
+                gone.insert(i);
+                if Some(step.outputs[0]) != by_weight.get(&weight).and_then(|g| ways[*g].result) {
+                    renamed.insert(step.outputs[0], None);
+                }
+            }
+            _ => {}
+        }
+    }
+    lowered.remove(&gone);
+}
+
+/// Values that only the matrices and A of one augmented group read, made by a norm that can leave room behind each row:
+/// their slots get columns for the group's low product.
+fn widen(
+    lowered: &mut Lowered,
+    graph: &Graph,
+    groups: &[Group],
+    by_weight: &HashMap<Param, usize>,
+    place: &HashMap<Param, (usize, Member)>,
+) -> HashMap<Slot, usize> {
+    let mut wide: HashMap<Slot, usize> = HashMap::new();
+    for step in &lowered.steps {
+        let Op::RmsNorm { .. } = graph.node(step.node).op else { continue };
+        if step.action != Action::Forward || graph.ty(step.node).tail.len() != 1 {
+            continue;
+        }
+        let slot = step.outputs[0];
+        let mut group: Option<usize> = None;
+        let mut bases = 0;
+        let fits = lowered.steps.iter().filter(|s| s.inputs.contains(&slot)).all(|reader| {
+            let of = match (reader.action, &graph.node(reader.node).op) {
+                (Action::Forward, Op::Linear { weight, .. }) => {
+                    bases += usize::from(by_weight.contains_key(weight));
+                    by_weight.get(weight).copied().or_else(|| place.get(weight).map(|(g, _)| *g))
+                }
+                (Action::LinearGradWeight { weight, .. }, Op::Linear { .. }) => place.get(&weight).map(|(g, _)| *g),
+                _ => None,
+            };
+            of.is_some() && *group.get_or_insert(of.unwrap_or(0)) == of.unwrap_or(0)
+        });
+        if let Some(g) = group.filter(|g| fits && bases == groups[*g].members.len() && groups[*g].augmented) {
+            wide.insert(slot, g);
+        }
+    }
+    for (slot, g) in &wide {
+        lowered.slots[slot.0 as usize].width += groups[*g].rank;
+    }
+    wide
+}
+
+fn rename_accumulator(step: &mut Step, renamed: &HashMap<Slot, Option<Slot>>) {
+    for index in 0..step.inputs.len() {
+        // Chains of removed steps lead to the first that stays.
+        while let Some(to) = step.inputs.get(index).and_then(|slot| renamed.get(slot)) {
+            match to {
+                Some(slot) => step.inputs[index] = *slot,
+                None => {
+                    step.inputs.remove(index);
+                    step.accumulate = None;
+                }
+            }
+        }
+    }
+}
