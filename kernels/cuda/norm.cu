@@ -113,11 +113,11 @@ __device__ __forceinline__ float group_sum(float x, int lanes, float* shared) {
 }
 
 // out = (x - mean) / sqrt(sum((x - mean)^2) * inverse_divisor + eps) * factor + bias, where the mean is 0 unless CENTRE.
-// With ADD x is the sum of two operands, rounded to T and written to `sum_out`.
+// With ADD x is the sum of two operands, rounded to T and written to `sum_out`. Rows of `out` are `out_stride` apart.
 template <int V, bool CENTRE, bool ADD>
 __device__ __forceinline__ void normalise(const T* x, const T* other, int rows, int width, int lanes, const float* weight,
                                           float offset, const float* bias, float inverse_divisor, float eps, T* sum_out,
-                                          T* out) {
+                                          T* out, int out_stride) {
     __shared__ float shared[32];
     Place place(lanes);
     long long row = (long long)blockIdx.x * place.groups + place.group;
@@ -165,6 +165,7 @@ __device__ __forceinline__ void normalise(const T* x, const T* other, int rows, 
         for (int i = 0; i < V; i++) squares += (x[i] - mean) * (x[i] - mean);
     });
     float scale = rsqrtf(group_sum(squares, lanes, shared) * inverse_divisor + eps);
+    T* to = out + row * out_stride;
     for_each_part<V>(place.lane, lanes, columns, [&](int part, int column) {
         float x[V], factor[V];
         numbers.get(part, column, x);
@@ -179,7 +180,7 @@ __device__ __forceinline__ void normalise(const T* x, const T* other, int rows, 
                 for (int i = 0; i < V; i++) x[i] += add[i];
             }
         }
-        write_rounded<V>(out + start + column, x);
+        write_rounded<V>(to + column, x);
     });
 }
 
@@ -322,9 +323,9 @@ __device__ __forceinline__ void normalise_grad(const T* x, const T* dy, int rows
 #define RMS_NORM(NAME, V)                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         NAME(const T* x, int rows, int width, int lanes, const float* __restrict__ weight, float offset,               \
-             float inverse_divisor, float eps, T* out) {                                                               \
+             float inverse_divisor, float eps, T* out, int out_stride) {                                               \
         normalise<V, false, false>(x, nullptr, rows, width, lanes, weight, offset, nullptr, inverse_divisor, eps,      \
-                                   nullptr, out);                                                                      \
+                                   nullptr, out, out_stride);                                                          \
     }
 RMS_NORM(rms_norm, Pack::N)
 RMS_NORM(rms_norm_any, 1)
@@ -332,9 +333,9 @@ RMS_NORM(rms_norm_any, 1)
 #define ADD_RMS_NORM(NAME, V)                                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         NAME(const T* a, const T* b, int rows, int width, int lanes, const float* __restrict__ weight, float offset,   \
-             float inverse_divisor, float eps, T* sum_out, T* out) {                                                   \
+             float inverse_divisor, float eps, T* sum_out, T* out, int out_stride) {                                   \
         normalise<V, false, true>(a, b, rows, width, lanes, weight, offset, nullptr, inverse_divisor, eps, sum_out,    \
-                                  out);                                                                                \
+                                  out, out_stride);                                                                    \
     }
 ADD_RMS_NORM(add_rms_norm, Pack::N)
 ADD_RMS_NORM(add_rms_norm_any, 1)
@@ -344,7 +345,7 @@ ADD_RMS_NORM(add_rms_norm_any, 1)
         NAME(const T* x, int rows, int width, int lanes, const float* __restrict__ weight,                             \
              const float* __restrict__ bias, float inverse_divisor, float eps, T* out) {                               \
         normalise<V, true, false>(x, nullptr, rows, width, lanes, weight, 0.0f, bias, inverse_divisor, eps, nullptr,   \
-                                  out);                                                                                \
+                                  out, width);                                                                         \
     }
 LAYER_NORM(layer_norm, Pack::N)
 LAYER_NORM(layer_norm_any, 1)

@@ -255,6 +255,30 @@ glu_grad(const T* gate, const T* up, const T* dy, T* dgate, T* dup, unsigned row
     write(dup + apart, part, u);
 }
 
+// glu and glu_grad in one pass over gate and up; all end to end.
+extern "C" __global__ void __launch_bounds__(256)
+glu_grad_output(const T* gate, const T* up, const T* dy, T* dgate, T* dup, T* out, u64 length, int activation,
+                int packed) {
+    Part part = part_of<Pack::N>(1, length, packed);
+    if (part.count == 0) return;
+    float g[Pack::N], u[Pack::N], upstream[Pack::N];
+    read(gate + part.start, part, g);
+    read(up + part.start, part, u);
+    read(dy + part.start, part, upstream);
+    with_function(activation, [&](auto f) {
+#pragma unroll
+        for (int i = 0; i < Pack::N; i++) {
+            float x = g[i], value = f.value(x), y = value * u[i];
+            g[i] = upstream[i] * u[i] * f.slope(x);
+            u[i] = upstream[i] * value;
+            upstream[i] = y;
+        }
+    });
+    write(dgate + part.start, part, g);
+    write(dup + part.start, part, u);
+    write(out + part.start, part, upstream);
+}
+
 // y += alpha x for rows of y that are `stride` apart and rows of x end to end.
 template <typename Y>
 __device__ __forceinline__ void add_scaled(Y* y, float alpha, const T* x, unsigned rows, u64 width, u64 stride,

@@ -244,6 +244,60 @@ fn a_sum_and_its_norm() {
     }
 }
 
+/// Rows of the output lie apart: whole packs and not; the columns between stay as they were.
+#[test]
+fn norms_into_wider_rows() {
+    let Some(device) = device() else { return };
+    for dtype in DTYPES {
+        for (rows, width, stride) in [
+            (1, 64, 64),
+            (600, 1024, 1040),
+            (33, 1024, 1056),
+            (5, 128, 131),
+            (9, 1001, 1008),
+            (7, 2560, 2576),
+            (3, 16384, 16400),
+        ] {
+            let n = rows * width;
+            let (a, b, w) = (numbers(1, n, dtype), numbers(2, n, dtype), random(3, width, 1.0));
+            let sum = round(a.iter().zip(&b).map(|(a, b)| a + b).collect(), dtype);
+            let (ga, gb) = (device.from_f32(&a, dtype).unwrap(), device.from_f32(&b, dtype).unwrap());
+            let gw = device.from_f32(&w, Dtype::F32).unwrap();
+            let weight = Some(gw.tensor(Dtype::F32));
+            // The shortest tensor that holds all rows, within a longer one that must stay as it is.
+            let end = (rows - 1) * stride + width;
+            for added in [false, true] {
+                let case = format!("{dtype:?} [{rows}, {width}] to {stride}, added {added}");
+                let mut want = vec![0.0; n];
+                let x = if added { &sum } else { &a };
+                cpu::rms_norm(x, rows, width, Some(Weight::F32(&w)), 1.0, 1e-6, &mut want);
+                let (whole, sums) = (poisoned(&device, rows * stride, dtype), poisoned(&device, n, dtype));
+                let (out, sum_out) = (whole.tensor(dtype).slice(0, end), sums.tensor(dtype));
+                let (a, b) = (ga.tensor(dtype), gb.tensor(dtype));
+                let run = |out: Tensor, stride: usize| {
+                    if added {
+                        cuda::add_rms_norm_strided(&device, a, b, rows, width, weight, 1.0, 1e-6, sum_out, out, stride)
+                    } else {
+                        cuda::rms_norm_strided(&device, a, rows, width, weight, 1.0, 1e-6, out, stride)
+                    }
+                };
+                run(out, stride).unwrap();
+                let got = values(&device, whole.tensor(dtype));
+                let rows_of = |from: usize, to: usize| -> Vec<f32> {
+                    got.chunks(stride).flat_map(|row| row[from..to].iter().copied()).collect()
+                };
+                close(&format!("norm {case}"), &rows_of(0, width), &want, tolerance(dtype));
+                assert!(rows_of(width, stride).iter().all(|x| x.is_nan()), "{case}: columns between were written");
+                if added {
+                    close(&format!("sum {case}"), &values(&device, sum_out), &sum, 1e-7);
+                }
+                assert!(run(out.slice(0, end - 1), stride).is_err(), "{case}: one element too few");
+                assert!(rows == 1 || run(out, width - 1).is_err(), "{case}: a stride below the width");
+            }
+        }
+    }
+}
+
 #[test]
 fn addresses_that_are_no_multiples_of_16_and_a_gradient_in_place() {
     let Some(device) = device() else { return };

@@ -6,6 +6,7 @@
 use super::compile::Source;
 use super::device::{Arg, Device};
 use super::error::CudaError;
+use super::pointwise::Rows;
 use super::tensor::{Dtype, Tensor};
 
 static NORM: Source = Source { name: "norm", text: include_str!("../../cuda/norm.cu") };
@@ -68,21 +69,36 @@ impl Spread {
             return Err(CudaError::invalid(format!("{function}: rows of {width} numbers, more than {WIDEST}")));
         }
         let pack = 16 / dtype.size();
-        // As HELD and THREADS in the source.
-        let (held, threads) = (32 / pack, if dtype.size() == 4 { 256 } else { 512 });
+        let (_, threads) = Self::limits(dtype);
         let packed = width.is_multiple_of(pack)
             && width <= threads * 32
             && operands.iter().flatten().all(|operand| aligned(*operand));
+        Ok(Self::over(width, dtype, packed))
+    }
+
+    fn over(width: usize, dtype: Dtype, packed: bool) -> Self {
+        let pack = 16 / dtype.size();
+        let (held, threads) = Self::limits(dtype);
         let units = if packed { width / pack } else { width };
         let lanes = units.div_ceil(if packed { held } else { 8 });
-        Ok(if lanes <= 32 {
+        if lanes <= 32 {
             // At least four neighbours read together, where a row has as much.
             let lanes = lanes.next_power_of_two().max(units.next_power_of_two().min(4));
             Self { packed, lanes, block: 256 }
         } else {
             let lanes = lanes.next_multiple_of(32).min(if packed { threads } else { 256 });
             Self { packed, lanes, block: lanes }
-        })
+        }
+    }
+
+    /// HELD and THREADS of the source.
+    fn limits(dtype: Dtype) -> (usize, usize) {
+        (32 / (16 / dtype.size()), if dtype.size() == 4 { 256 } else { 512 })
+    }
+
+    /// The same where `rows` begin at whole packs, else one number at a time.
+    fn if_packs(self, rows: Rows, dtype: Dtype) -> Self {
+        if !self.packed || rows.packs(dtype) { self } else { Self::over(rows.width, dtype, false) }
     }
 
     /// Rows of a block.
@@ -105,7 +121,27 @@ pub fn rms_norm(
     eps: f32,
     out: Tensor,
 ) -> Result<(), CudaError> {
-    scaled(device, "rms_norm", x, rows, width, weight, offset, 1.0 / width as f32, eps, out)
+    expect("rms_norm", "out", out, rows * width, x.dtype())?;
+    rms_norm_strided(device, x, rows, width, weight, offset, eps, out, width)
+}
+
+/// [`rms_norm`] whose output's rows begin `out_stride` elements apart, as in a matrix with further columns; what lies
+/// between is untouched. `out` reaches at least to the end of its last row.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn rms_norm_strided(
+    device: &Device,
+    x: Tensor,
+    rows: usize,
+    width: usize,
+    weight: Option<Tensor>,
+    offset: f32,
+    eps: f32,
+    out: Tensor,
+    out_stride: usize,
+) -> Result<(), CudaError> {
+    scaled(device, "rms_norm", x, rows, width, weight, offset, 1.0 / width as f32, eps, out, out_stride)
 }
 
 /// `out = x / sqrt(sum(x^2) + eps)` for each row; as [`crate::l2_norm`].
@@ -113,7 +149,8 @@ pub fn rms_norm(
 /// # Errors
 /// As [`rms_norm`].
 pub fn l2_norm(device: &Device, x: Tensor, rows: usize, width: usize, eps: f32, out: Tensor) -> Result<(), CudaError> {
-    scaled(device, "l2_norm", x, rows, width, None, 0.0, 1.0, eps, out)
+    expect("l2_norm", "out", out, rows * width, x.dtype())?;
+    scaled(device, "l2_norm", x, rows, width, None, 0.0, 1.0, eps, out, width)
 }
 
 fn scaled(
@@ -127,15 +164,17 @@ fn scaled(
     inverse_divisor: f32,
     eps: f32,
     out: Tensor,
+    out_stride: usize,
 ) -> Result<(), CudaError> {
     let dtype = x.dtype();
     expect(function, "x", x, rows * width, dtype)?;
-    expect(function, "out", out, rows * width, dtype)?;
+    let out_rows = Rows { rows, width, stride: out_stride };
+    out_rows.check(function, "out", out, dtype)?;
     expect_if(function, "weight", weight, width, Dtype::F32)?;
     if x.elements() == 0 {
         return Ok(());
     }
-    let spread = Spread::new(function, width, dtype, &[Some(x), Some(out), weight])?;
+    let spread = Spread::new(function, width, dtype, &[Some(x), Some(out), weight])?.if_packs(out_rows, dtype);
     let args = [
         x.into(),
         size(function, "rows", rows)?.into(),
@@ -146,6 +185,7 @@ fn scaled(
         inverse_divisor.into(),
         eps.into(),
         out.into(),
+        size(function, "out_stride", out_stride)?.into(),
     ];
     let kernel = if spread.packed { "rms_norm" } else { "rms_norm_any" };
     forward(device, kernel, dtype, rows, &spread, &args)
@@ -179,15 +219,39 @@ pub fn add_rms_norm(
     sum_out: Tensor,
     out: Tensor,
 ) -> Result<(), CudaError> {
+    expect("add_rms_norm", "out", out, rows * width, a.dtype())?;
+    add_rms_norm_strided(device, a, b, rows, width, weight, offset, eps, sum_out, out, width)
+}
+
+/// [`add_rms_norm`] with rows of `out` as [`rms_norm_strided`] has them.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn add_rms_norm_strided(
+    device: &Device,
+    a: Tensor,
+    b: Tensor,
+    rows: usize,
+    width: usize,
+    weight: Option<Tensor>,
+    offset: f32,
+    eps: f32,
+    sum_out: Tensor,
+    out: Tensor,
+    out_stride: usize,
+) -> Result<(), CudaError> {
     let (function, dtype) = ("add_rms_norm", a.dtype());
-    for (operand, tensor) in [("a", a), ("b", b), ("sum_out", sum_out), ("out", out)] {
+    for (operand, tensor) in [("a", a), ("b", b), ("sum_out", sum_out)] {
         expect(function, operand, tensor, rows * width, dtype)?;
     }
+    let out_rows = Rows { rows, width, stride: out_stride };
+    out_rows.check(function, "out", out, dtype)?;
     expect_if(function, "weight", weight, width, Dtype::F32)?;
     if a.elements() == 0 {
         return Ok(());
     }
-    let spread = Spread::new(function, width, dtype, &[Some(a), Some(b), Some(sum_out), Some(out), weight])?;
+    let spread = Spread::new(function, width, dtype, &[Some(a), Some(b), Some(sum_out), Some(out), weight])?
+        .if_packs(out_rows, dtype);
     let args = [
         a.into(),
         b.into(),
@@ -200,6 +264,7 @@ pub fn add_rms_norm(
         eps.into(),
         sum_out.into(),
         out.into(),
+        size(function, "out_stride", out_stride)?.into(),
     ];
     let kernel = if spread.packed { "add_rms_norm" } else { "add_rms_norm_any" };
     forward(device, kernel, dtype, rows, &spread, &args)

@@ -214,6 +214,47 @@ pub fn glu_grad_strided(
     )
 }
 
+/// [`glu_grad`], and the output of [`glu`] made again, with the same bits, where it was not kept. Outputs may lie exactly on
+/// inputs.
+///
+/// # Errors
+/// When lengths or types differ.
+pub fn glu_grad_output(
+    device: &Device,
+    activation: Activation,
+    gate: Tensor,
+    up: Tensor,
+    dy: Tensor,
+    dgate: Tensor,
+    dup: Tensor,
+    out: Tensor,
+) -> Result<(), CudaError> {
+    let (op, length) = ("glu_grad_output", gate.elements());
+    let dtype = floating(op, gate)?;
+    for (name, x) in [("up", up), ("dy", dy), ("dgate", dgate), ("dup", dup), ("out", out)] {
+        expect(op, name, x, dtype, length)?;
+    }
+    device.launch(
+        &POINTWISE,
+        op,
+        dtype,
+        grid(op, length.div_ceil(per_thread(dtype)))?,
+        BLOCK,
+        0,
+        &[
+            gate.into(),
+            up.into(),
+            dy.into(),
+            dgate.into(),
+            dup.into(),
+            out.into(),
+            (length as u64).into(),
+            (activation as i32).into(),
+            i32::from(aligned(&[gate, up, dy, dgate, dup, out])).into(),
+        ],
+    )
+}
+
 /// Rows that may lie apart.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
