@@ -62,16 +62,14 @@ struct Key {
     transposed: [bool; 2],
     accumulates: bool,
     bias: Option<Dtype>,
-    /// Row stride of a matrix to add that is not the output itself.
-    added: Option<usize>,
     /// What the addresses of the operands are multiples of, in bytes.
     alignments: [u32; 3],
 }
 
 struct Plan {
     descriptor: sys::cublasLtMatmulDesc_t,
-    /// Of the right operand, the left one, what is added, and the output.
-    layouts: [sys::cublasLtMatrixLayout_t; 4],
+    /// Of the right operand, the left one and the output.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
     workspace: usize,
 }
@@ -169,8 +167,7 @@ impl Plan {
         let (left, right) = (key.transposed[0], key.transposed[1]);
         let a = layout(key.types[1], if right { n } else { k }, if right { k } else { n }, key.strides[1])?;
         let b = layout(key.types[0], if left { k } else { m }, if left { m } else { k }, key.strides[0])?;
-        let c = layout(key.types[2], m, n, key.added.unwrap_or(key.strides[2]))?;
-        let d = layout(key.types[2], m, n, key.strides[2])?;
+        let c = layout(key.types[2], m, n, key.strides[2])?;
         let preference = lt::create_matmul_pref().map_err(fail("choosing an algorithm"))?;
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let bytes = WORKSPACE;
@@ -195,12 +192,12 @@ impl Plan {
                     lt::set_matmul_pref_attribute(preference, *attribute, value, size_of::<u32>())
                 })
             });
-            set.and_then(|()| lt::get_matmul_algo_heuristic(handle, descriptor, a, b, c, d, preference))
+            set.and_then(|()| lt::get_matmul_algo_heuristic(handle, descriptor, a, b, c, c, preference))
         };
         // SAFETY: made above.
         let _ = unsafe { lt::destroy_matmul_pref(preference) };
         let found = found.map_err(|e| CudaError::call(format!("choosing an algorithm for {key:?}"), e))?;
-        Ok(Self { descriptor, layouts: [a, b, c, d], algorithm: found.algo, workspace: found.workspaceSize })
+        Ok(Self { descriptor, layouts: [a, b, c], algorithm: found.algo, workspace: found.workspaceSize })
     }
 }
 
@@ -221,39 +218,6 @@ pub fn matmul(
     bias: Option<Tensor>,
     out: Operand,
 ) -> Result<(), CudaError> {
-    product(device, a, transpose_a, b, transpose_b, alpha, beta, None, bias, out)
-}
-
-/// `out[m, n] = added[m, n] + alpha * op(a)[m, k] · op(b)[k, n]`: as [`matmul`], with what is added elsewhere, of the output's
-/// type.
-///
-/// # Errors
-/// As [`matmul`].
-pub fn matmul_add(
-    device: &Device,
-    a: Operand,
-    transpose_a: bool,
-    b: Operand,
-    transpose_b: bool,
-    alpha: f32,
-    added: Operand,
-    out: Operand,
-) -> Result<(), CudaError> {
-    product(device, a, transpose_a, b, transpose_b, alpha, 1.0, Some(added), None, out)
-}
-
-fn product(
-    device: &Device,
-    a: Operand,
-    transpose_a: bool,
-    b: Operand,
-    transpose_b: bool,
-    alpha: f32,
-    beta: f32,
-    added: Option<Operand>,
-    bias: Option<Tensor>,
-    out: Operand,
-) -> Result<(), CudaError> {
     let (m, k) = if transpose_a { (a.columns, a.rows) } else { (a.rows, a.columns) };
     let (k2, n) = if transpose_b { (b.columns, b.rows) } else { (b.rows, b.columns) };
     if k != k2 || (out.rows, out.columns) != (m, n) || bias.is_some_and(|bias| bias.elements() != n) {
@@ -267,12 +231,6 @@ fn product(
     a.check("the left operand")?;
     b.check("the right operand")?;
     out.check("the output")?;
-    if let Some(added) = added {
-        added.check("the matrix to add")?;
-        if (added.rows, added.columns, added.data.dtype()) != (m, n, out.data.dtype()) {
-            return Err(CudaError::invalid(format!("matmul: [{}, {}] added to [{m}, {n}]", added.rows, added.columns)));
-        }
-    }
     if m == 0 || n == 0 {
         return Ok(());
     }
@@ -284,11 +242,7 @@ fn product(
         transposed: [transpose_a, transpose_b],
         accumulates: beta != 0.0,
         bias: bias.map(Tensor::dtype),
-        added: added.map(|added| added.stride),
-        alignments: {
-            let of = |operand: Operand| 1 << operand.data.address().trailing_zeros().min(8);
-            [of(a), of(b), of(out).min(added.map_or(256, of))]
-        },
+        alignments: [a, b, out].map(|operand| 1 << operand.data.address().trailing_zeros().min(8)),
     };
     let workspace = device.workspace(WORKSPACE)?;
     let mut matmuls = device.matmuls();
@@ -320,10 +274,10 @@ fn product(
                 plan.layouts[0],
                 a.data.address() as *const c_void,
                 plan.layouts[1],
-                added.unwrap_or(out).data.address() as *const c_void,
+                out.data.address() as *const c_void,
                 plan.layouts[2],
                 out.data.address() as *mut c_void,
-                plan.layouts[3],
+                plan.layouts[2],
                 &raw const plan.algorithm,
                 workspace.address() as *mut c_void,
                 plan.workspace,

@@ -3,8 +3,8 @@
 //!
 //! - Adapters that read one value make one product with all their A ([`Group`]).
 //! - A frozen matrix is stored with scale·B in columns behind it: W' = [W | s·B]. Then `[x | x·Aᵀ] · W'ᵀ` is the adapted
-//!   product in one go, and `dy · W'` gives the gradient of x through W and of x·Aᵀ at once. Nothing is rounded that was
-//!   not before: the sum over both is made in f32, inside the product.
+//!   product in one go. Nothing is rounded that was not before: the sum over both is made in f32, inside the product. (On
+//!   the way back the same trick costs more than it saves: the columns behind x make the product's tiles overhang.)
 
 use std::collections::{HashMap, HashSet};
 
@@ -34,7 +34,8 @@ pub(crate) struct Group {
     pub(crate) members: Vec<Member>,
     /// Columns of all members.
     pub(crate) rank: usize,
-    /// Whether the frozen matrices hold the B behind their own columns.
+    /// Whether the frozen matrices hold the B behind their own columns: when a norm, which can leave room behind its rows,
+    /// makes the value for them alone.
     pub(crate) augmented: bool,
 }
 
@@ -96,49 +97,50 @@ pub(crate) fn groups(
     }
     by_input
         .into_iter()
-        .map(|(_, members)| {
+        .map(|(slot, members)| {
             let rank = members.last().map_or(0, |m| m.column + m.rank);
             let fits = |m: &Member| uses[&m.weight] == 1 && (graph.param(m.weight).shape[1] as usize).is_multiple_of(ROW);
-            let augmented = dense && rank.is_multiple_of(ROW) && members.iter().all(fits);
-            Group { members, rank, augmented }
+            let mut group = Group { members, rank, augmented: false };
+            group.augmented = dense
+                && rank.is_multiple_of(ROW)
+                && group.members.iter().all(fits)
+                && is_wide(&program.steps, graph, &group, slot);
+            group
         })
         .collect()
 }
 
-/// What the rewrite of one group needs to know of the program.
-struct Backward {
-    /// Whether the whole way back goes through the augmented matrices.
-    augmented: bool,
-    /// The last steps that make the gradient of an A, and of x through an A.
-    last_weight: Option<usize>,
-    last_input: Option<usize>,
-    /// The gradient of x behind the last member.
-    result: Option<Slot>,
+/// Whether a norm of whole rows makes `slot`, and the matrices of the group, all of them, and its A are all that reads it.
+fn is_wide(steps: &[Step], graph: &Graph, group: &Group, slot: Slot) -> bool {
+    let by_norm = steps.iter().any(|s| {
+        s.outputs.first() == Some(&slot)
+            && s.action == Action::Forward
+            && matches!(graph.node(s.node).op, Op::RmsNorm { .. })
+            && graph.ty(s.node).tail.len() == 1
+    });
+    let mut products = 0;
+    let alone = steps.iter().filter(|s| s.inputs.contains(&slot)).all(|reader| {
+        let weight = match (reader.action, &graph.node(reader.node).op) {
+            (Action::Forward, Op::Linear { weight, .. }) => {
+                products += usize::from(group.members.iter().any(|m| m.weight == *weight));
+                *weight
+            }
+            (Action::LinearGradWeight { weight, .. }, Op::Linear { .. }) => weight,
+            _ => return false,
+        };
+        group.members.iter().any(|m| m.weight == weight || m.a == weight)
+    });
+    by_norm && alone && products == group.members.len()
 }
 
-/// Whether a step makes the gradient of x through a member's matrix or its A.
-fn makes_gradient(step: &Step, graph: &Graph, group: &Group) -> bool {
-    matches!((step.action, &graph.node(step.node).op), (Action::LinearGradInput { weight, .. }, Op::Linear { .. })
-        if group.members.iter().any(|m| m.weight == weight || m.a == weight))
-}
-
-fn backward(steps: &[Step], graph: &Graph, group: &Group) -> Backward {
+/// The last steps that make the gradient of an A of the group, and of x through one.
+fn last_gradients(steps: &[Step], group: &Group) -> (Option<usize>, Option<usize>) {
     let is_a = |weight: Param| group.member(weight).is_some();
     let last = |of: &dyn Fn(&Step) -> bool| steps.iter().rposition(of);
-    let last_weight = last(&|s| matches!(s.action, Action::LinearGradWeight { weight, .. } if is_a(weight)));
-    let last_input = last(&|s| matches!(s.action, Action::LinearGradInput { weight, .. } if is_a(weight)));
-    let chain: Vec<&Step> = steps.iter().filter(|s| makes_gradient(s, graph, group)).collect();
-    let result = chain.last().map(|s| s.outputs[0]);
-    // Nothing else may add to the gradient of x in between, or read it before it is whole.
-    let made: HashSet<Slot> = chain.iter().map(|s| s.outputs[0]).collect();
-    let inside = steps
-        .iter()
-        .filter(|s| !makes_gradient(s, graph, group))
-        .all(|s| s.inputs.iter().all(|slot| !made.contains(slot) || Some(*slot) == result));
-    let starts_alone = chain.first().is_some_and(|s| s.accumulate.is_none());
-    let complete = chain.len() == 2 * group.members.len();
-    let augmented = group.augmented && last_input.is_some() && inside && starts_alone && complete;
-    Backward { augmented, last_weight, last_input, result }
+    (
+        last(&|s| matches!(s.action, Action::LinearGradWeight { weight, .. } if is_a(weight))),
+        last(&|s| matches!(s.action, Action::LinearGradInput { weight, .. } if is_a(weight))),
+    )
 }
 
 /// Rewrites `lowered` for all groups.
@@ -147,12 +149,12 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
         groups.iter().enumerate().flat_map(|(g, group)| group.members.iter().map(move |m| (m.a, (g, *m)))).collect();
     let by_weight: HashMap<Param, usize> =
         groups.iter().enumerate().flat_map(|(g, group)| group.members.iter().map(move |m| (m.weight, g))).collect();
-    let ways: Vec<Backward> = groups.iter().map(|group| backward(&lowered.steps, graph, group)).collect();
-    let wide = widen(lowered, graph, groups, &by_weight, &place);
+    let last: Vec<_> = groups.iter().map(|group| last_gradients(&lowered.steps, group)).collect();
+    let wide = widen(lowered, graph, groups);
     // Where each adapter's low product went: slot of the group and column.
     let mut moved: HashMap<Slot, (Slot, Member)> = HashMap::new();
     let mut low: HashMap<(usize, Slot, Phase), Slot> = HashMap::new();
-    // Gradients of the low products, or in augmented groups of x and them together.
+    // Gradients of the low products.
     let mut gradients: HashMap<usize, Slot> = HashMap::new();
     // Products of a frozen matrix alone that are made together with the adapter's: their input.
     let mut bases: HashMap<Slot, (Slot, Param)> = HashMap::new();
@@ -172,13 +174,13 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
                     let slot = lowered.slot(groups[g].rank, element);
                     low.insert(key, slot);
                     lowered.steps[i].outputs = vec![slot];
-                    let wide = wide.contains_key(&step.inputs[0]);
+                    let wide = wide.contains(&step.inputs[0]);
                     lowered.kernels[i] = Kernel::LowRank { members: groups[g].down(), wide };
                 }
                 moved.insert(step.outputs[0], (low[&key], member));
             }
             (Action::Forward, Op::Linear { weight, .. })
-                if by_weight.contains_key(weight) && wide.contains_key(&step.inputs[0]) =>
+                if by_weight.contains_key(weight) && wide.contains(&step.inputs[0]) =>
             {
                 bases.insert(step.outputs[0], (step.inputs[0], *weight));
                 gone.insert(i);
@@ -204,22 +206,16 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
                 let node = graph.node(step.node).inputs[1];
                 let Op::Linear { weight: a, .. } = graph.node(node).op else { continue };
                 let Some(&(g, member)) = place.get(&a) else { continue };
-                let (kernel, width) = if ways[g].augmented {
-                    let k = graph.param(member.weight).shape[1] as usize;
-                    (Kernel::AugmentedGrad { weight: member.weight }, k + groups[g].rank)
-                } else {
-                    (Kernel::LowRankGrad { weight, scale, column: member.column }, groups[g].rank)
-                };
-                let next = lowered.slot(width, element);
+                let next = lowered.slot(groups[g].rank, element);
                 let before = gradients.insert(g, next);
-                lowered.kernels[i] = kernel;
+                lowered.kernels[i] = Kernel::LowRankGrad { weight, scale, column: member.column };
                 lowered.steps[i].outputs = vec![next];
                 lowered.steps[i].inputs = std::iter::once(step.inputs[0]).chain(before).collect();
                 lowered.steps[i].accumulate = before.map(|_| 1);
             }
             (Action::LinearGradWeight { weight, .. }, Op::Linear { .. }) if place.contains_key(&weight) => {
                 let (g, _) = place[&weight];
-                if ways[g].last_weight != Some(i) {
+                if last[g].0 != Some(i) {
                     gone.insert(i);
                     continue;
                 }
@@ -229,25 +225,12 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
             (Action::LinearGradInput { weight, .. }, Op::Linear { .. }) if place.contains_key(&weight) => {
                 let (g, _) = place[&weight];
                 let before = step.accumulate.map(|a| step.inputs[a]);
-                if ways[g].last_input != Some(i) {
+                if last[g].1 != Some(i) {
                     gone.insert(i);
                     renamed.insert(step.outputs[0], before);
-                } else if let Some(result) = ways[g].result.filter(|_| ways[g].augmented) {
-                    lowered.steps[i].inputs = vec![gradients[&g]];
-                    lowered.steps[i].accumulate = None;
-                    lowered.steps[i].outputs = vec![result];
-                    lowered.kernels[i] = Kernel::AugmentedGradInput { members: groups[g].down() };
                 } else {
                     lowered.steps[i].inputs[0] = gradients[&g];
                     lowered.kernels[i] = Kernel::LowRankGradInput { members: groups[g].down() };
-                }
-            }
-            (Action::LinearGradInput { weight, .. }, Op::Linear { .. })
-                if by_weight.get(&weight).is_some_and(|g| ways[*g].augmented) =>
-            {
-                gone.insert(i);
-                if Some(step.outputs[0]) != by_weight.get(&weight).and_then(|g| ways[*g].result) {
-                    renamed.insert(step.outputs[0], None);
                 }
             }
             _ => {}
@@ -256,41 +239,20 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
     lowered.remove(&gone);
 }
 
-/// Values that only the matrices and A of one augmented group read, made by a norm that can leave room behind each row:
-/// their slots get columns for the group's low product.
-fn widen(
-    lowered: &mut Lowered,
-    graph: &Graph,
-    groups: &[Group],
-    by_weight: &HashMap<Param, usize>,
-    place: &HashMap<Param, (usize, Member)>,
-) -> HashMap<Slot, usize> {
-    let mut wide: HashMap<Slot, usize> = HashMap::new();
-    for step in &lowered.steps {
-        let Op::RmsNorm { .. } = graph.node(step.node).op else { continue };
-        if step.action != Action::Forward || graph.ty(step.node).tail.len() != 1 {
+/// Slots that only the matrices and A of one augmented group read: they get columns for the group's low product. A value
+/// made again for the gradient of A alone stays as narrow as it was.
+fn widen(lowered: &mut Lowered, graph: &Graph, groups: &[Group]) -> HashSet<Slot> {
+    let mut wide = HashSet::new();
+    for (i, step) in lowered.steps.iter().enumerate() {
+        if lowered.kernels[i] != Kernel::Plain || !matches!(graph.node(step.node).op, Op::RmsNorm { .. }) {
             continue;
         }
-        let slot = step.outputs[0];
-        let mut group: Option<usize> = None;
-        let mut bases = 0;
-        let fits = lowered.steps.iter().filter(|s| s.inputs.contains(&slot)).all(|reader| {
-            let of = match (reader.action, &graph.node(reader.node).op) {
-                (Action::Forward, Op::Linear { weight, .. }) => {
-                    bases += usize::from(by_weight.contains_key(weight));
-                    by_weight.get(weight).copied().or_else(|| place.get(weight).map(|(g, _)| *g))
-                }
-                (Action::LinearGradWeight { weight, .. }, Op::Linear { .. }) => place.get(&weight).map(|(g, _)| *g),
-                _ => None,
-            };
-            of.is_some() && *group.get_or_insert(of.unwrap_or(0)) == of.unwrap_or(0)
-        });
-        if let Some(g) = group.filter(|g| fits && bases == groups[*g].members.len() && groups[*g].augmented) {
-            wide.insert(slot, g);
+        let Some(slot) = step.outputs.first().copied() else { continue };
+        let of = |group: &&Group| group.augmented && is_wide(&lowered.steps, graph, group, slot);
+        if let Some(group) = groups.iter().find(of) {
+            wide.insert(slot);
+            lowered.slots[slot.0 as usize].width += group.rank;
         }
-    }
-    for (slot, g) in &wide {
-        lowered.slots[slot.0 as usize].width += groups[*g].rank;
     }
     wide
 }

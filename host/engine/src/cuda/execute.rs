@@ -305,20 +305,6 @@ impl Run<'_> {
                 let (x, y) = (Operand::new(input(0)?, rows, w.columns), Operand::new(output(0)?, rows, w.rows));
                 cuda::matmul(device, x, false, w, true, 1.0, 0.0, bias, y)?;
             }
-            Kernel::AugmentedGrad { weight } => {
-                let w = self.weights.augmented(*weight)?;
-                let (dx, accumulated) = self.accumulator(step)?;
-                let rows = self.feed.rows();
-                let (dy, dx) = (Operand::new(input(0)?, rows, w.rows), Operand::new(dx, rows, w.columns));
-                cuda::matmul(device, dy, false, w, false, 1.0, if accumulated { 1.0 } else { 0.0 }, None, dx)?;
-            }
-            Kernel::AugmentedGradInput { members } => {
-                let (a, r, k) = self.group(members)?;
-                let rows = self.feed.rows();
-                let (dx, low) = (self.columns(step.inputs[0], rows, 0, k)?, self.columns(step.inputs[0], rows, k, r)?);
-                let to = Operand::new(output(0)?, rows, k);
-                cuda::matmul_add(device, low, false, Operand::new(a, r, k), false, 1.0, dx, to)?;
-            }
             Kernel::LowRankAdd { column } => {
                 let Op::LinearAdd { weight, scale } = graph.node(step.node).op else { return Ok(()) };
                 let (out, _) = self.accumulator(step)?;
@@ -352,9 +338,7 @@ impl Run<'_> {
                 let (r, k) = self.group_shape(members);
                 if let Some(da) = self.group_gradient(members) {
                     let rows = self.feed.rows();
-                    // In augmented groups it lies behind the gradient of x.
-                    let column = self.lowered.slots[step.inputs[0].0 as usize].width - r;
-                    let low = self.columns(step.inputs[0], rows, column, r)?;
+                    let low = Operand::new(input(0)?, rows, r);
                     let x = self.columns(step.inputs[1], rows, 0, k)?;
                     cuda::matmul(device, low, true, x, false, 1.0, 1.0, None, Operand::new(da, r, k))?;
                 }

@@ -28,10 +28,6 @@ pub(crate) enum Kernel {
     LowRank { members: Vec<Param>, wide: bool },
     /// `([x | x·Aᵀ])` -> the adapted product, by the matrix with scale·B behind it.
     Augmented { weight: Param },
-    /// `(dy[, acc])` -> acc + dy·[W | scale·B]: gradients of x and of the low products.
-    AugmentedGrad { weight: Param },
-    /// `([dx | low gradient])` -> dx + low gradient · A.
-    AugmentedGradInput { members: Vec<Param> },
     /// `(base, low)`: the step's own `LinearAdd`, reading its columns of the group's product.
     LowRankAdd { column: usize },
     /// `(dy, low)`: the gradient of B from its columns.
