@@ -1,5 +1,9 @@
 //! Small models built without a plugin, and deterministic numbers.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod gpu;
+
 use swift_engine::{Compute, MemoryWeights, Placement};
 use swift_graph::checkpoint::{StorageType, TableCheckpoint, TensorInfo};
 use swift_graph::{Builder, DataType, Graph, Param, Value};
@@ -54,76 +58,111 @@ pub(crate) fn tokens(b: &mut Builder) -> (Value, Value) {
     (t, p)
 }
 
+/// Sizes of a [`decoder_of`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) vocabulary: u32,
+    pub(crate) width: u32,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
+    pub(crate) head_dim: u32,
+    pub(crate) inner: u32,
+    pub(crate) scale: f32,
+    /// Whether each head of queries and keys is normed before its rotation, as in Qwen3.
+    pub(crate) head_norms: bool,
+}
+
+/// Nothing here is a multiple of what fast kernels like.
+pub(crate) const SMALL: Sizes =
+    Sizes { vocabulary: 17, width: 12, heads: 4, kv_heads: 2, head_dim: 6, inner: 20, scale: 0.4, head_norms: false };
+
 /// A decoder of two blocks in Llama's shape with grouped heads: width 12, 4 query heads, 2 key heads, head size 6.
 pub(crate) fn decoder(window: Option<u32>) -> (Graph, MemoryWeights) {
-    let mut names: Vec<(String, Vec<usize>)> = vec![
-        ("embed.weight".into(), vec![17, 12]),
-        ("norm.weight".into(), vec![12]),
-        ("head.weight".into(), vec![17, 12]),
+    decoder_of(&SMALL, window)
+}
+
+/// A decoder of two blocks in Llama's shape with grouped heads and a bias on the queries.
+pub(crate) fn decoder_of(sizes: &Sizes, window: Option<u32>) -> (Graph, MemoryWeights) {
+    let Sizes { vocabulary, width, heads, kv_heads, head_dim, inner, scale, head_norms } = *sizes;
+    let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
+    let mut names: Vec<(String, Vec<u32>)> = vec![
+        ("embed.weight".into(), vec![vocabulary, width]),
+        ("norm.weight".into(), vec![width]),
+        ("head.weight".into(), vec![vocabulary, width]),
     ];
     for i in 0..2 {
         for (n, s) in [
-            ("q", vec![24, 12]),
-            ("k", vec![12, 12]),
-            ("v", vec![12, 12]),
-            ("o", vec![12, 24]),
-            ("gate", vec![20, 12]),
-            ("up", vec![20, 12]),
-            ("down", vec![12, 20]),
-            ("norm1", vec![12]),
-            ("norm2", vec![12]),
+            ("q", vec![queries, width]),
+            ("k", vec![keys, width]),
+            ("v", vec![keys, width]),
+            ("o", vec![width, queries]),
+            ("gate", vec![inner, width]),
+            ("up", vec![inner, width]),
+            ("down", vec![width, inner]),
+            ("norm1", vec![width]),
+            ("norm2", vec![width]),
         ] {
             names.push((format!("layers.{i}.{n}.weight"), s));
         }
-        names.push((format!("layers.{i}.q.bias"), vec![24]));
+        names.push((format!("layers.{i}.q.bias"), vec![queries]));
+        if head_norms {
+            names.push((format!("layers.{i}.q_norm.weight"), vec![head_dim]));
+            names.push((format!("layers.{i}.k_norm.weight"), vec![head_dim]));
+        }
     }
-    let refs: Vec<(&str, &[usize])> = names.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+    let shapes: Vec<Vec<usize>> = names.iter().map(|(_, s)| s.iter().map(|n| *n as usize).collect()).collect();
+    let refs: Vec<(&str, &[usize])> = names.iter().zip(&shapes).map(|((n, _), s)| (n.as_str(), s.as_slice())).collect();
     build(&refs, |b| {
         let (t, p) = tokens(b);
-        let table = b.load("embed.weight", &[17, 12]).unwrap();
+        let table = b.load("embed.weight", &[vocabulary, width]).unwrap();
         let mut h = b.embed(t, table).unwrap();
         for i in 0..2 {
             b.enter(&format!("layers.{i}"), "block").unwrap();
             let load =
                 |b: &mut Builder, n: &str, s: &[u32]| -> Param { b.load(&format!("layers.{i}.{n}"), s).unwrap() };
-            let n1 = load(b, "norm1.weight", &[12]);
+            let n1 = load(b, "norm1.weight", &[width]);
             let x = b.rms_norm(h, Some(n1), 1e-6, &[]).unwrap();
-            let (wq, bq) = (load(b, "q.weight", &[24, 12]), load(b, "q.bias", &[24]));
+            let (wq, bq) = (load(b, "q.weight", &[queries, width]), load(b, "q.bias", &[queries]));
             let q = b.linear(x, wq, Some(bq)).unwrap();
-            let wk = load(b, "k.weight", &[12, 12]);
+            let wk = load(b, "k.weight", &[keys, width]);
             let k = b.linear(x, wk, None).unwrap();
-            let wv = load(b, "v.weight", &[12, 12]);
+            let wv = load(b, "v.weight", &[keys, width]);
             let v = b.linear(x, wv, None).unwrap();
-            let q = b.reshape(q, &[4, 6]).unwrap();
-            let k = b.reshape(k, &[2, 6]).unwrap();
-            let v = b.reshape(v, &[2, 6]).unwrap();
-            let q = b.rope(q, p, 6, 1e4, &[]).unwrap();
-            let k = b.rope(k, p, 6, 1e4, &[]).unwrap();
+            let mut q = b.reshape(q, &[heads, head_dim]).unwrap();
+            let mut k = b.reshape(k, &[kv_heads, head_dim]).unwrap();
+            let v = b.reshape(v, &[kv_heads, head_dim]).unwrap();
+            if head_norms {
+                let (nq, nk) = (load(b, "q_norm.weight", &[head_dim]), load(b, "k_norm.weight", &[head_dim]));
+                q = b.rms_norm(q, Some(nq), 1e-6, &[]).unwrap();
+                k = b.rms_norm(k, Some(nk), 1e-6, &[]).unwrap();
+            }
+            let q = b.rope(q, p, head_dim, 1e4, &[]).unwrap();
+            let k = b.rope(k, p, head_dim, 1e4, &[]).unwrap();
             let mask = match window {
                 Some(left) => b.mask_window(left, 0),
                 None => b.mask_causal(),
             };
-            let a = b.attention(q, k, v, mask, 0.4, &[]).unwrap();
-            let a = b.reshape(a, &[24]).unwrap();
-            let wo = load(b, "o.weight", &[12, 24]);
+            let a = b.attention(q, k, v, mask, scale, &[]).unwrap();
+            let a = b.reshape(a, &[queries]).unwrap();
+            let wo = load(b, "o.weight", &[width, queries]);
             let o = b.linear(a, wo, None).unwrap();
             let h1 = b.binary("add", h, o).unwrap();
-            let n2 = load(b, "norm2.weight", &[12]);
+            let n2 = load(b, "norm2.weight", &[width]);
             let x = b.rms_norm(h1, Some(n2), 1e-6, &[]).unwrap();
-            let wg = load(b, "gate.weight", &[20, 12]);
+            let wg = load(b, "gate.weight", &[inner, width]);
             let g = b.linear(x, wg, None).unwrap();
-            let wu = load(b, "up.weight", &[20, 12]);
+            let wu = load(b, "up.weight", &[inner, width]);
             let u = b.linear(x, wu, None).unwrap();
             let m = b.glu(g, u, "silu").unwrap();
-            let wd = load(b, "down.weight", &[12, 20]);
+            let wd = load(b, "down.weight", &[width, inner]);
             let d = b.linear(m, wd, None).unwrap();
             h = b.binary("add", h1, d).unwrap();
             b.exit().unwrap();
         }
-        let n = b.load("norm.weight", &[12]).unwrap();
+        let n = b.load("norm.weight", &[width]).unwrap();
         let h = b.rms_norm(h, Some(n), 1e-6, &[]).unwrap();
         b.output("hidden", h).unwrap();
-        let head = b.load("head.weight", &[17, 12]).unwrap();
+        let head = b.load("head.weight", &[vocabulary, width]).unwrap();
         let l = b.logits(h, head, &[]).unwrap();
         b.output("logits", l).unwrap();
     })
