@@ -130,6 +130,10 @@ impl TrainDevice for CpuTrain {
         Ok(())
     }
 
+    fn device_memory(&self) -> Option<u64> {
+        None
+    }
+
     fn start_profile(&mut self) {}
 
     fn end_profile(&mut self) -> Result<Vec<ProfileRow>, EngineError> {

@@ -28,4 +28,5 @@ pub use placement::{Compute, CudaDevice, CudaPlacement, Placement, Quantization,
 pub use plan::MemoryPlan;
 pub use ranks::Ranks;
 pub use swift_kernels::LossSums;
+pub use swift_kernels::cuda::on_compile as on_kernel_compile;
 pub use train::{AdamWOptions, Moments, TrainOptions, TrainSession, TrainableInfo, Tuner};

@@ -111,6 +111,8 @@ pub(crate) trait TrainDevice: Send {
     fn memory_plan(&self, rows: usize) -> MemoryPlan;
     /// Sums over all ranks, in place.
     fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError>;
+    /// Most bytes taken of a device's own memory.
+    fn device_memory(&self) -> Option<u64>;
     /// Times every kernel from now on, where the device can.
     fn start_profile(&mut self);
     /// Ends timing; the sums by kernel.
@@ -221,6 +223,11 @@ impl TrainSession {
     /// When the ranks cannot talk.
     pub fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), EngineError> {
         self.device.sum_over_ranks(sums)
+    }
+
+    /// Most bytes taken of the GPU's memory so far; `None` on the CPU.
+    pub fn device_memory(&self) -> Option<u64> {
+        self.device.device_memory()
     }
 
     /// Times every kernel from now on; on the CPU it does nothing.

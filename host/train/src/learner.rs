@@ -30,6 +30,10 @@ pub trait Learner {
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSums, BoxError>;
     /// Sums numbers over all ranks, in place. Every rank calls it at the same place with as many numbers.
     fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), BoxError>;
+    /// Most bytes taken so far: of the GPU where the learner lives on one, else of this process.
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        crate::memory::peak_bytes()
+    }
     /// Adds up the gradients of all ranks, clips to `max_grad_norm`, updates the weights and zeroes the gradients. Returns
     /// the norm before clipping.
     fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> Result<f64, BoxError>;
@@ -56,6 +60,10 @@ impl Learner for TrainSession {
 
     fn sum_over_ranks(&mut self, sums: &mut [f64]) -> Result<(), BoxError> {
         Ok(self.sum_over_ranks(sums)?)
+    }
+
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        self.device_memory().or_else(crate::memory::peak_bytes)
     }
 
     fn step(&mut self, learning_rate: f64, max_grad_norm: Option<f64>) -> Result<f64, BoxError> {

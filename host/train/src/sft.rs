@@ -24,7 +24,7 @@ use crate::{
     learner::{BoxError, Learner, LossSums},
     logging::{EvalRow, LogRow},
     lora_files::{self, AdapterConfig},
-    memory, optimizer_files,
+    optimizer_files,
     run_files::RunFiles,
     schedule::{Every, Schedule},
     start::{first_state, make_plan, restore},
@@ -315,13 +315,13 @@ fn recipe(run: &mut Run<'_>, together: &mut Together) -> Result<Outcome, TrainEr
             epoch: state.epoch,
             loss,
             tokens_per_second: clock.tokens_per_second(),
-            peak_memory_bytes: memory::peak_bytes(),
+            peak_memory_bytes: learner.peak_memory_bytes(),
             remaining_seconds: clock.remaining(plan.max_steps - step),
         });
 
         let first = settings.logging_first_step && step == 1;
         if first || step.is_multiple_of(settings.logging_steps) || step == plan.max_steps {
-            let row = log_row(&state, &plan, norm, rate, &mut clock);
+            let row = log_row(&state, &plan, norm, rate, learner.peak_memory_bytes(), &mut clock);
             if let Some(files) = &mut files {
                 files.log(&row)?;
             }
@@ -372,7 +372,7 @@ fn recipe(run: &mut Run<'_>, together: &mut Together) -> Result<Outcome, TrainEr
         tokens_seen: state.tokens_seen,
         tokens_trained: state.tokens_trained,
         elapsed_seconds: clock.elapsed(),
-        peak_memory_bytes: memory::peak_bytes(),
+        peak_memory_bytes: learner.peak_memory_bytes(),
     };
     observer.on_end(&outcome);
     Ok(outcome)
@@ -404,7 +404,7 @@ fn finite(
     Err(TrainError::NotFinite { step, quantity, value, rows: rows(), checkpoint: checkpoint.cloned() })
 }
 
-fn log_row(state: &TrainerState, plan: &Plan, norm: f64, rate: f64, clock: &mut Clock) -> LogRow {
+fn log_row(state: &TrainerState, plan: &Plan, norm: f64, rate: f64, peak_memory_bytes: Option<u64>, clock: &mut Clock) -> LogRow {
     let pending = &state.pending;
     let tokens_per_second = clock.tokens_per_second();
     clock.new_row();
@@ -418,7 +418,7 @@ fn log_row(state: &TrainerState, plan: &Plan, norm: f64, rate: f64, clock: &mut 
         learning_rate: rate,
         elapsed_seconds: clock.elapsed(),
         remaining_seconds: clock.remaining(plan.max_steps - state.global_step),
-        peak_memory_bytes: memory::peak_bytes(),
+        peak_memory_bytes,
         seconds_per_step: clock.seconds_per_step(),
         tokens_per_second,
     }

@@ -3,6 +3,7 @@
 
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use cudarc::nvrtc::{result as nvrtc, sys};
 use sha2::{Digest, Sha256};
@@ -18,6 +19,14 @@ const COMMON: &str = include_str!("../../cuda/common.cuh");
 pub struct Source {
     pub name: &'static str,
     pub text: &'static str,
+}
+
+static OBSERVER: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Has `tell` called with the name of each file of kernels before it is compiled, which takes seconds the first time on a
+/// machine. The first caller's stays.
+pub fn on_compile(tell: fn(&str)) {
+    let _ = OBSERVER.set(tell);
 }
 
 /// The machine code of `source` for elements of type `element`.
@@ -48,6 +57,9 @@ pub(crate) fn compile(source: &Source, element: Dtype, capability: (u32, u32)) -
     let path = folder().map(|folder| folder.join(format!("{}-{}.cubin", source.name, &digest[..32])));
     if let Some(binary) = path.as_deref().and_then(read) {
         return Ok(binary);
+    }
+    if let Some(tell) = OBSERVER.get() {
+        tell(source.name);
     }
     let binary = build(source, &text, &options)?;
     if let Some(path) = path {

@@ -1,12 +1,13 @@
 //! From what was asked for to where it runs: looks for GPUs, and says in words what was chosen.
 
-use swift_engine::{Compute, CudaDevice, CudaPlacement, EngineError, Placement, Quantization, cuda_devices};
+use swift_engine::{Compute, CudaDevice, CudaPlacement, EngineError, Placement, Quantization, cuda_devices, on_kernel_compile};
 use swift_graph::{Checkpoint, StorageType};
 use swift_hub::Model;
 use swift_train::World;
 
 use crate::{
     failure::Failure,
+    render,
     settings::device::{DeviceChoice, DeviceSettings},
 };
 
@@ -38,6 +39,7 @@ pub(crate) struct Placed {
 
 /// Finds the device that was asked for.
 pub(crate) fn find(settings: &DeviceSettings) -> Result<Found, Failure> {
+    on_kernel_compile(|name| render::note(&format!("compiling GPU kernels, once on this machine: {name}")));
     choose(settings, cuda_devices)
 }
 

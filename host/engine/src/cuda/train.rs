@@ -341,6 +341,10 @@ impl TrainDevice for CudaTrain {
         Ok(())
     }
 
+    fn device_memory(&self) -> Option<u64> {
+        self.device.most_allocated().ok().map(|bytes| bytes as u64)
+    }
+
     fn start_profile(&mut self) {
         // Captured launches cannot be told apart.
         self.profiling = true;
