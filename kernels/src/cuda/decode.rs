@@ -14,7 +14,15 @@ use crate::Activation;
 
 static DECODE: Source = Source {
     name: "decode",
-    text: concat!(include_str!("../../cuda/tensor_core.cuh"), "\n", include_str!("../../cuda/decode.cu")),
+    text: concat!(
+        include_str!("../../cuda/tensor_core.cuh"),
+        include_str!("../../cuda/decode.cuh"),
+        include_str!("../../cuda/decode.cu")
+    ),
+};
+static DECODE_PLAIN: Source = Source {
+    name: "decode_plain",
+    text: concat!(include_str!("../../cuda/decode.cuh"), include_str!("../../cuda/decode_plain.cu")),
 };
 
 /// Most rows [`few_rows`] takes.
@@ -81,11 +89,16 @@ pub fn few_rows(device: &Device, work: &FewRows) -> Result<(), CudaError> {
         let grid = u32::try_from(units).unwrap_or(u32::MAX).min(device.multiprocessors());
         for start in (0..work.rows).step_by(most) {
             let rows = most.min(work.rows - start);
-            let kernel = if rows <= 8 { "few_rows_8" } else { "few_rows_16" };
+            let kernel = match (rows, plan.steps) {
+                (..=8, 4) => "few_rows_8_4",
+                (..=8, _) => "few_rows_8_5",
+                _ => "few_rows_16_4",
+            };
             let mut args = arguments(work, start, rows)?;
-            args.push((plan.depth as i32).into());
+            args.extend([Arg::from(plan.depth as i32), i32::from(plan.streamed).into()]);
             let shared_bytes = plan.shared_bytes as u32;
-            device.launch_dependent(&DECODE, kernel, element, [grid, 1, 1], THREADS, shared_bytes, &args)?;
+            // A warp more, which copies.
+            device.launch_dependent(&DECODE, kernel, element, [grid, 1, 1], THREADS + 32, shared_bytes, &args)?;
         }
         return Ok(());
     }
@@ -101,31 +114,31 @@ pub fn few_rows(device: &Device, work: &FewRows) -> Result<(), CudaError> {
         (true, _) => "few_rows_packed_16",
     };
     let grid = u32::try_from(units.div_ceil(WARPS)).unwrap_or(u32::MAX).min(8 * device.multiprocessors());
-    device.launch_dependent(&DECODE, kernel, element, [grid, 1, 1], THREADS, 0, &arguments(work, 0, work.rows)?)
+    device.launch_dependent(&DECODE_PLAIN, kernel, element, [grid, 1, 1], THREADS, 0, &arguments(work, 0, work.rows)?)
 }
 
 /// How the fast kernel uses shared memory.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
-    /// Chunks of weights on their way at a time.
+    /// STEPS in the source: a stage of the ring has up to `256 * steps` columns of eight weight rows.
+    steps: usize,
+    /// Stages of the ring.
     depth: usize,
+    /// Whether x is copied beside the weights instead of lying in shared memory as a whole.
+    streamed: bool,
     shared_bytes: usize,
 }
 
 impl Plan {
-    /// As CHUNK_BYTES in the source.
-    const CHUNK: usize = 4 * THREADS as usize * 16;
-    /// The depths that the kernel can wait for. Each multiprocessor needs some 30 KB on their way to keep the memory busy.
-    const DEPTHS: [usize; 3] = [6, 5, 3];
+    /// As MOST_STAGES, GROUP and BARRIER_BYTES in the source.
+    const MOST_STAGES: usize = 8;
+    const GROUP: usize = 4;
+    const BARRIER_BYTES: usize = 160;
+    /// Each multiprocessor needs some 33 KB on their way to keep the memory busy, and stages are refilled whole.
+    const LEAST_RING: usize = 48 << 10;
 
     /// None if so many rows do not fit.
-    fn new(rows: usize, k: usize, weighted: bool, capability: (u32, u32)) -> Option<Self> {
-        let steps = k.div_ceil(32);
-        // Partial sums, sums of squares, the norm's weight, x: as in the source.
-        let fixed = WARPS * THREADS as usize * 4
-            + WARPS * MOST_FEW_ROWS * 4
-            + if weighted { steps * 128 } else { 0 }
-            + steps * 64 * rows;
+    fn new(rows: usize, k: usize, norm: Option<Norm>, capability: (u32, u32)) -> Option<Self> {
         // What a block may have, out of the CUDA programming guide's table of compute capabilities.
         let block: usize = match capability {
             (8, 0 | 7) => 163 << 10,
@@ -134,14 +147,39 @@ impl Plan {
         };
         // Two blocks on a multiprocessor, each with the system's KB: the next launch reads ahead beside this one.
         let half = ((block + 1024) / 2 - 1024) & !127;
-        let fits = |limit: usize| Self::DEPTHS.into_iter().find(|depth| depth * Self::CHUNK + fixed <= limit);
-        let depth = fits(half).or_else(|| fits(block))?;
-        Some(Self { depth, shared_bytes: depth * Self::CHUNK + fixed })
+        let five_save_a_stage = rows <= 8 && k.div_ceil(5 * 256) < k.div_ceil(4 * 256);
+        let steps: &[usize] = if five_save_a_stage { &[5, 4] } else { &[4] };
+        let fits = |streamed: bool, limit: usize, least: usize| {
+            steps.iter().find_map(|&steps| Self::within(rows, k, norm, steps, streamed, limit, least))
+        };
+        fits(false, half, Self::LEAST_RING)
+            .or_else(|| fits(false, block, block.min(80 << 10)))
+            .or_else(|| fits(true, block, Self::LEAST_RING))
+            .or_else(|| fits(false, block, block.min(2 * 16_896)))
     }
-}
 
-fn weighted(work: &FewRows) -> bool {
-    work.norm.is_some_and(|norm| norm.weight.is_some())
+    /// With as many stages as fit in `limit` bytes, if they have at least `least`.
+    fn within(
+        rows: usize,
+        k: usize,
+        norm: Option<Norm>,
+        steps: usize,
+        streamed: bool,
+        limit: usize,
+        least: usize,
+    ) -> Option<Self> {
+        let all_steps = k.div_ceil(32);
+        let pitch = steps * 512 + 64;
+        let partials = if rows <= 8 { 2 } else { 1 } * WARPS * Self::GROUP * 8 * rows * 4;
+        let weighted = norm.is_some_and(|norm| norm.weight.is_some());
+        let x = if streamed { 2 * rows * pitch } else { rows * (all_steps | 1) * 64 };
+        // Sums of squares, the norm's weight, partial sums, barriers, x: as `Block` in the source.
+        let fixed =
+            WARPS * MOST_FEW_ROWS * 4 + if weighted { all_steps * 128 } else { 0 } + partials + Self::BARRIER_BYTES + x;
+        let depth = (limit.checked_sub(fixed)? / (8 * pitch)).min(Self::MOST_STAGES);
+        let allowed = depth * 8 * pitch >= least && (!streamed || (norm.is_none() && depth >= Self::GROUP));
+        allowed.then_some(Self { steps, depth, streamed, shared_bytes: depth * 8 * pitch + fixed })
+    }
 }
 
 /// If the fast kernel can do it: how many rows it takes at once, and how.
@@ -157,7 +195,7 @@ fn fast(work: &FewRows, capability: (u32, u32)) -> Option<(usize, Plan)> {
     // As few launches as can be, of about equal rows.
     (1..=work.rows).find_map(|launches| {
         let rows = work.rows.div_ceil(launches);
-        Plan::new(rows, work.k, weighted(work), capability).map(|plan| (rows, plan))
+        Plan::new(rows, work.k, work.norm, capability).map(|plan| (rows, plan))
     })
 }
 
@@ -256,22 +294,38 @@ mod tests {
 
     const HOPPER: (u32, u32) = (9, 0);
 
+    fn plan(rows: usize, k: usize, normalised: bool) -> Option<Plan> {
+        let norm = Norm { weight: None, offset: 0.0, eps: 1e-6 };
+        Plan::new(rows, k, normalised.then_some(norm), HOPPER)
+    }
+
     #[test]
     fn two_launches_share_a_multiprocessor_for_small_models() {
-        for (rows, k, weighted, depth) in
-            [(1, 1024, true, 6), (1, 2048, false, 6), (1, 3072, false, 6), (1, 2560, true, 5), (1, 9728, false, 5)]
-        {
-            let plan = Plan::new(rows, k, weighted, HOPPER).unwrap();
-            assert_eq!(plan.depth, depth, "{rows} rows of {k}");
+        for (rows, k, steps, depth) in [
+            (1, 1024, 4, 6),
+            (1, 2048, 4, 6),
+            (1, 3072, 4, 6),
+            (1, 2560, 5, 5),
+            (1, 9728, 5, 4),
+            (8, 1024, 4, 4),
+            (8, 2560, 4, 3),
+            (16, 1024, 4, 3),
+        ] {
+            let plan = plan(rows, k, true).unwrap();
+            assert_eq!((plan.steps, plan.depth, plan.streamed), (steps, depth, false), "{rows} rows of {k}");
             assert!(2 * (plan.shared_bytes + 1024) <= 228 << 10, "{rows} rows of {k}: {plan:?}");
         }
     }
 
     #[test]
-    fn wide_rows_take_a_multiprocessor_or_do_not_fit() {
-        let plan = Plan::new(8, 9728, false, HOPPER).unwrap();
-        assert!(plan.depth == 3 && plan.shared_bytes <= 227 << 10, "{plan:?}");
-        assert_eq!(Plan::new(16, 9728, false, HOPPER), None);
-        assert_eq!(Plan::new(1, 200_000, false, HOPPER), None);
+    fn wide_rows_take_a_multiprocessor_or_are_copied_beside_the_weights() {
+        for (rows, k, streamed) in [(16, 2560, false), (8, 4096, false), (8, 9728, true), (16, 9728, true)] {
+            let plan = plan(rows, k, false).unwrap();
+            assert_eq!(plan.streamed, streamed, "{rows} rows of {k}: {plan:?}");
+            assert!(plan.depth >= 4 && plan.shared_bytes <= 227 << 10, "{rows} rows of {k}: {plan:?}");
+        }
+        assert_eq!(plan(16, 9728, true), None, "x can not be normalised in parts");
+        assert_eq!(plan(1, 200_000, true), None);
+        assert!(plan(1, 200_000, false).unwrap().streamed);
     }
 }
