@@ -2,7 +2,7 @@
 //! half of `tests/peers/gpu.py`, and of use alone:
 //!
 //! ```text
-//! gpu_benchmark train --model DIR --rows 8x2048 --tuner lora|full [--rank 16] [--quant none|nf4|nf4-double]
+//! gpu_benchmark train --model DIR --rows 8x2048 --tuner lora|full [--rank 16] [--quant none|nf4|nf4-double|int8]
 //! gpu_benchmark generate --model DIR [--batch 1] [--prompt 128] [--new 256]
 //! gpu_benchmark ceilings [--size 8192] [--bytes 4294967296]
 //! ```
@@ -252,7 +252,8 @@ fn train(mut arguments: Arguments) -> Result<Map<String, Value>> {
         "none" => None,
         "nf4" => Some(Quantization::Nf4 { double: false }),
         "nf4-double" => Some(Quantization::Nf4 { double: true }),
-        other => return Err(format!("--quant {other}: none, nf4 or nf4-double").into()),
+        "int8" => Some(Quantization::Int8),
+        other => return Err(format!("--quant {other}: none, nf4, nf4-double or int8").into()),
     };
     let place = Place::parse(&mut arguments, quantization)?;
     let rows = arguments.text("rows", "8x2048");

@@ -29,6 +29,8 @@ impl Compute {
 pub enum Quantization {
     /// Four bits in blocks of 64 (QLoRA, arXiv:2305.14314); `double` also quantises the blocks' scales.
     Nf4 { double: bool },
+    /// Eight bits with a scale for each row (the weights of LLM.int8, arXiv:2208.07339; activations stay as they are).
+    Int8,
 }
 
 /// One GPU and how it is used.

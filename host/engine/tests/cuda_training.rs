@@ -341,7 +341,7 @@ fn a_gpu_that_is_not_there_is_an_error() {
         let (text, hint) = (error.to_string(), error.hint().unwrap_or_default());
         let known = [
             ("there is no NVIDIA driver on this machine (libcuda was not found)", "--device cpu"),
-            ("there is no GPU 4096: the driver sees 0", "CUDA_VISIBLE_DEVICES"),
+            ("the NVIDIA driver sees no GPU", "CUDA_VISIBLE_DEVICES"),
             ("there is no GPU 4096: the driver sees ", "GPUs are numbered from 0 to "),
             ("the NVIDIA driver supports CUDA ", "update the NVIDIA driver"),
         ];

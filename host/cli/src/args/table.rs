@@ -91,7 +91,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         "Compute in bfloat16, whatever the weights are stored in; GPUs only",
     ),
     row("quant_method", Choice(&["bnb"]), NoDefault, DEVICE, ALL, "Hold the frozen matrices quantised; GPUs only"),
-    row("quant_bits", Choice(&["4"]), NoDefault, DEVICE, ALL, "Bits of a quantised weight"),
+    row("quant_bits", Choice(&["4", "8"]), NoDefault, DEVICE, ALL, "Bits of a quantised weight"),
     row(
         "bnb_4bit_quant_type",
         Choice(&["nf4"]),

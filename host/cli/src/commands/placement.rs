@@ -150,6 +150,7 @@ impl Found {
         match settings.quantization {
             Some(Quantization::Nf4 { double: true }) => description.push_str(", frozen matrices in NF4 (double)"),
             Some(Quantization::Nf4 { double: false }) => description.push_str(", frozen matrices in NF4"),
+            Some(Quantization::Int8) => description.push_str(", frozen matrices in int8"),
             None => {}
         }
         let ranks = settings.ranks.clone();

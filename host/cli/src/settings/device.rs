@@ -70,8 +70,8 @@ impl Reader<'_> {
         }
         let quantization = match (&method, &bits) {
             _ if exporting => None,
-            (None, None) => self.quantization(false)?,
-            (Some(_), Some(_)) => self.quantization(true)?,
+            (None, None) => self.quantization(None)?,
+            (Some(_), Some(bits)) => self.quantization(Some(bits))?,
             (Some(method), None) => {
                 let hint = "add `--quant_bits 4`";
                 return Err(UsageError::new(format!("--quant_method {method} needs --quant_bits"), hint));
@@ -82,9 +82,9 @@ impl Reader<'_> {
             }
         };
         let quantized_compute = if exporting { None } else { self.choice("bnb_4bit_compute_dtype")? };
-        if quantization.is_none() && quantized_compute.is_some() {
+        if !matches!(quantization, Some(Quantization::Nf4 { .. })) && quantized_compute.is_some() {
             return Err(UsageError::new(
-                "--bnb_4bit_compute_dtype means nothing without --quant_method",
+                "--bnb_4bit_compute_dtype means nothing without --quant_method bnb --quant_bits 4",
                 "add `--quant_method bnb --quant_bits 4`, or leave it out",
             ));
         }
@@ -124,16 +124,22 @@ impl Reader<'_> {
     }
 
     /// How bitsandbytes' arguments say to quantise; they are read either way.
-    fn quantization(&mut self, wanted: bool) -> Result<Option<Quantization>> {
+    fn quantization(&mut self, bits: Option<&str>) -> Result<Option<Quantization>> {
         self.choice("bnb_4bit_quant_type")?;
         let double = self.flag("bnb_4bit_use_double_quant")?;
         let given = ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant"].into_iter().find(|name| self.is_given(name));
-        match given {
-            Some(name) if !wanted => Err(UsageError::new(
+        match (bits, given) {
+            (None, Some(name)) => Err(UsageError::new(
                 format!("--{name} means nothing without --quant_method"),
                 "add `--quant_method bnb --quant_bits 4`, or leave it out",
             )),
-            _ => Ok(wanted.then_some(Quantization::Nf4 { double })),
+            (Some("8"), Some(name)) => Err(UsageError::new(
+                format!("--{name} means nothing with --quant_bits 8"),
+                "leave it out, or use `--quant_bits 4`",
+            )),
+            (None, None) => Ok(None),
+            (Some("8"), None) => Ok(Some(Quantization::Int8)),
+            (Some(_), _) => Ok(Some(Quantization::Nf4 { double })),
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Run<'a> {
     pub(crate) cudnn: Option<&'a Cudnn>,
     /// Room for the loss's logits.
     pub(crate) loss_scratch: Option<&'a Buffer>,
-    /// Room for one matrix dequantised from four bits.
+    /// Room for one dequantised matrix.
     pub(crate) matrix_scratch: Option<&'a Buffer>,
     /// Whether gradients are made; dropout is the identity elsewhere.
     pub(crate) training: bool,
@@ -492,8 +492,8 @@ impl Run<'_> {
             Op::Linear { weight, bias } => {
                 let k = graph.param(*weight).shape[1] as usize;
                 let bias = bias.map(|b| self.matrix(b)).transpose()?;
-                if let Some(matrix) = self.weights.nf4(*weight).filter(|_| rows <= QUANTIZED_ROWS && bias.is_none()) {
-                    return Ok(matrix.linear_few_rows(device, input(0)?, width, k, out)?);
+                if let Some(matrix) = self.weights.quantized(*weight).filter(|_| rows <= QUANTIZED_ROWS && bias.is_none()) {
+                    return Ok(matrix.linear_few_rows(device, input(0)?, out)?);
                 }
                 let weight = self.weights.operand(device, *weight, width, k, self.matrix_scratch)?;
                 let (x, out) = (Operand::new(input(0)?, rows, k), Operand::new(out, rows, width));

@@ -115,7 +115,7 @@ impl CudaInfer {
         let element = element_of(place.compute);
         let weights = CudaWeights::bind(&device, &graph, &source, element, &[], &[], place.quantization)?;
         let whole = Lowered::fused(&program, &graph, element, &[]);
-        let few = decode::decode(&program, &graph, element, true, |p| weights.nf4(p).is_none());
+        let few = decode::decode(&program, &graph, element, true, |p| weights.quantized(p).is_none());
         let many = decode::decode(&program, &graph, element, false, |_| true);
         let feed = Feed::new(&device, &graph)?;
         let cudnn = open_cudnn(&device, element)?;
@@ -185,7 +185,7 @@ impl CudaInfer {
             // Captured steps name the memory that went.
             self.captured.clear();
         }
-        let matrix_bytes = self.weights.largest_nf4() * self.weights.element().size();
+        let matrix_bytes = self.weights.largest_quantized() * self.weights.element().size();
         let matrix_scratch = grow(&self.device, &mut self.matrix_scratch, matrix_bytes)?;
         let cached = cached.map(|(rows, fresh)| Cached { caches: &self.caches, rows, fresh });
         let run = Run {

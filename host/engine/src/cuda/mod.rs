@@ -6,7 +6,7 @@
 //! | `adapters` | low-rank adapters grouped by what they read, and stored behind the frozen matrices |
 //! | `layout` | where every slot lies, decided per number of rows before the first step |
 //! | `weights` | parameters on the device; masters, gradients and moments of trained ones in one arena |
-//! | `nf4` | matrices in four bits |
+//! | `quantized` | frozen matrices in four or eight bits |
 //! | `feed` | what a step reads beside weights: rows, sequences, rotation tables |
 //! | `execute` | the one place where actions meet CUDA kernels |
 //! | `train`, `infer` | sessions |
@@ -19,8 +19,8 @@ mod feed;
 mod infer;
 mod layout;
 mod lower;
-mod nf4;
 mod pages;
+mod quantized;
 #[cfg(test)]
 mod tests;
 mod train;

@@ -162,7 +162,7 @@ impl CudaTrain {
             self.weights.element(),
             LOSS_CHUNK,
         );
-        let matrix_bytes = self.weights.largest_nf4() * self.weights.element().size();
+        let matrix_bytes = self.weights.largest_quantized() * self.weights.element().size();
         let wanted =
             [(&self.memory, layout.bytes), (&self.loss_scratch, loss_bytes), (&self.matrix_scratch, matrix_bytes)];
         if wanted.iter().any(|(buffer, bytes)| buffer.as_ref().is_none_or(|b| b.bytes() < *bytes)) {
@@ -329,7 +329,7 @@ impl TrainDevice for CudaTrain {
             optimizer: 2 * trained,
             activations: layout(&self.training, rows).bytes as u64,
             loss_chunk: self.loss_bytes(rows) as u64
-                + (self.weights.largest_nf4() * self.weights.element().size()) as u64
+                + (self.weights.largest_quantized() * self.weights.element().size()) as u64
                 + self.device.workspace_bytes() as u64,
         }
     }

@@ -12,7 +12,7 @@ use swift_kernels::cuda::{
 };
 
 use super::adapters::Group;
-use super::nf4::Nf4Matrix;
+use super::quantized::QuantizedMatrix;
 use crate::error::EngineError;
 use crate::placement::Quantization;
 use crate::train::Trained;
@@ -111,7 +111,7 @@ enum Held {
     Matrix(Tensor),
     /// f32.
     Vector(Tensor),
-    Nf4(Box<Nf4Matrix>),
+    Quantized(Box<QuantizedMatrix>),
     /// `[n, stride]`: a matrix `[n, k]` with adapters' B in columns behind it.
     Augmented { data: Tensor, n: usize, k: usize, stride: usize },
     /// By its index in the arena.
@@ -218,12 +218,13 @@ impl CudaWeights {
                     buffer
                 }
             };
-            if let Some(Quantization::Nf4 { double }) = quantization.filter(|_| quantizable[i])
-                && Nf4Matrix::fits(&info.shape)
+            if let Some(quantization) = quantization.filter(|_| quantizable[i])
+                && QuantizedMatrix::fits(&info.shape, quantization)
             {
-                let matrix = Nf4Matrix::new(device, buffer.tensor(dtype), double)?;
+                let (n, k) = (info.shape[0] as usize, info.shape[1] as usize);
+                let matrix = QuantizedMatrix::new(device, buffer.tensor(dtype), n, k, quantization)?;
                 weights.frozen_bytes += matrix.bytes() as u64;
-                weights.held.push(Held::Nf4(Box::new(matrix)));
+                weights.held.push(Held::Quantized(Box::new(matrix)));
                 weights.buffers.push(None);
                 continue;
             }
@@ -317,12 +318,12 @@ impl CudaWeights {
         self.element
     }
 
-    /// A parameter as an operand of products, dequantised into `scratch` where it is stored in four bits.
+    /// A parameter as an operand of products, dequantised into `scratch` where it is stored so.
     pub(crate) fn matrix(&self, device: &Device, param: Param, scratch: Option<&Buffer>) -> Result<Tensor, EngineError> {
         match &self.held[param.index()] {
             Held::Matrix(tensor) => Ok(*tensor),
             Held::Trained(index) => Ok(self.working(*index)),
-            Held::Nf4(matrix) => {
+            Held::Quantized(matrix) => {
                 let scratch = scratch.ok_or_else(|| CudaError::invalid("no room to dequantise into"))?;
                 let out = scratch.at(0, matrix.elements(), self.element);
                 matrix.dequantize(device, out)?;
@@ -332,10 +333,10 @@ impl CudaWeights {
         }
     }
 
-    /// A parameter stored in four bits.
-    pub(crate) fn nf4(&self, param: Param) -> Option<&Nf4Matrix> {
+    /// A parameter that is stored quantised.
+    pub(crate) fn quantized(&self, param: Param) -> Option<&QuantizedMatrix> {
         match &self.held[param.index()] {
-            Held::Nf4(matrix) => Some(matrix),
+            Held::Quantized(matrix) => Some(matrix),
             _ => None,
         }
     }
@@ -375,8 +376,8 @@ impl CudaWeights {
     }
 
     /// Most elements of a matrix that must be dequantised before it is used.
-    pub(crate) fn largest_nf4(&self) -> usize {
-        self.held.iter().map(|h| if let Held::Nf4(m) = h { m.elements() } else { 0 }).max().unwrap_or(0)
+    pub(crate) fn largest_quantized(&self) -> usize {
+        self.held.iter().map(|h| if let Held::Quantized(m) = h { m.elements() } else { 0 }).max().unwrap_or(0)
     }
 
     /// Replaces a parameter's values.
@@ -403,7 +404,7 @@ impl CudaWeights {
                     cuda::cast(device, master, self.working(*index))?;
                 }
             }
-            (Held::Nf4(_) | Held::Augmented { .. }, _) => {
+            (Held::Quantized(_) | Held::Augmented { .. }, _) => {
                 return Err(EngineError::Placement {
                     message: format!("`{}` is frozen and cannot be replaced", self.names[param.index()]),
                     hint: "only what is trained can".into(),
