@@ -582,6 +582,7 @@ impl Run<'_> {
                 per_row: None,
                 sums: self.feed.sums(),
                 chunk_bytes: LOSS_CHUNK,
+                logits_dtype: Dtype::F32,
             },
             scratch.tensor(Dtype::U8),
         )?;

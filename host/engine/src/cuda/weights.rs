@@ -178,6 +178,33 @@ impl CudaWeights {
         groups: &[Group],
         quantization: Option<Quantization>,
     ) -> Result<Self, EngineError> {
+        Self::bind_all(device, graph, source, element, trained, groups, quantization).map_err(|error| {
+            let EngineError::Cuda(CudaError::OutOfMemory { free, total, .. }) = error else { return error };
+            let gibibytes = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+            let parameters: usize = graph.params.iter().map(|p| p.elements()).sum();
+            let trained: usize = trained.iter().map(|t| t.elements).sum();
+            // Master, gradient and both moments of what is trained.
+            let (weights, state) = (gibibytes(parameters * element.size()), gibibytes(16 * trained));
+            EngineError::OutOfMemory {
+                message: format!(
+                    "the GPU is out of memory while the model is loaded: its parameters take {weights:.2} GiB unless \
+                     quantised, what is trained {state:.2} GiB more; {:.2} of {:.2} GiB are free",
+                    gibibytes(free),
+                    gibibytes(total)
+                ),
+            }
+        })
+    }
+
+    fn bind_all(
+        device: &Device,
+        graph: &Graph,
+        source: &Arc<dyn WeightSource>,
+        element: Dtype,
+        trained: &[Trained],
+        groups: &[Group],
+        quantization: Option<Quantization>,
+    ) -> Result<Self, EngineError> {
         let adjacent: Vec<Vec<Param>> = groups.iter().map(Group::down).collect();
         let strides: HashMap<Param, usize> = groups
             .iter()
