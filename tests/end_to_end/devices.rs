@@ -5,6 +5,64 @@ use serde_json::Value;
 
 use crate::fixture::Place;
 
+/// Drivers that any machine can have: a library of a few lines, where there is a C compiler. What asks it gets so far and no
+/// further, so that the machine's own GPUs do not matter.
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that skips says so")]
+fn a_driver_that_is_no_use_is_named() {
+    let place = Place::new();
+    let version = |n: u32| format!("int cuDriverGetVersion(int *v) {{ *v = {n}; return 0; }}\n");
+    for (name, source, message, hint) in [
+        (
+            "old",
+            version(11_040) + "int cuInit(unsigned f) { return 0; }\n",
+            "the NVIDIA driver supports CUDA 11.4, but 12.0 or newer is needed",
+            "update the NVIDIA driver, or run with `--device cpu`",
+        ),
+        (
+            "blind",
+            version(13_000) + "int cuInit(unsigned f) { return 100; }\nint cuDeviceGetCount(int *n) { return 100; }\n",
+            "the NVIDIA driver sees no GPU",
+            "see `nvidia-smi`; is CUDA_VISIBLE_DEVICES set to something empty?",
+        ),
+    ] {
+        let folder = place.path(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        place.write(&format!("{name}/driver.c"), &source);
+        // The loader is asked for both names.
+        for library in ["libcuda.so", "libcuda.so.1"] {
+            let built = std::process::Command::new("cc")
+                .args(["-shared", "-fPIC", "-o", library, "driver.c"])
+                .current_dir(&folder)
+                .output();
+            match built {
+                Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+                Err(error) => {
+                    eprintln!("skipped: no C compiler ({error})");
+                    return;
+                }
+            }
+        }
+        let run = |arguments: &str| {
+            let output = place.command(arguments).env("LD_LIBRARY_PATH", &folder).output().expect("the binary starts");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        for device in ["cuda", "cuda:3"] {
+            let (code, text) = run(&place.train("asked", &format!("--device {device}")));
+            assert_eq!(
+                (code, text),
+                (Some(1), format!("error: --device {device}: {message}\nhint: {hint}\n")),
+                "{name}"
+            );
+            assert!(!place.path("asked").exists(), "{name}");
+        }
+        // Unasked, it is the CPU, and the reason is said.
+        let (code, text) = run(&place.train(&format!("{name}-run"), "--max_steps 1"));
+        assert_eq!(code, Some(0), "{name}: {text}");
+        assert!(text.contains(&format!("device  CPU, float32 ({message})")), "{name}: {text}");
+    }
+}
+
 #[test]
 fn a_gpu_that_cannot_be_used_is_an_error_where_it_was_asked_for() {
     let place = Place::new();

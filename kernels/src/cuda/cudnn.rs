@@ -135,6 +135,11 @@ impl Cudnn {
         self.version
     }
 
+    /// Plans made so far. Each takes about a second, so batches of ever new lengths must not make ever new ones.
+    pub fn plans(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).plans.len()
+    }
+
     /// Gradients add in a fixed order, so that the same input gives the same bits, if that takes at most so many bytes of
     /// scratch; 0 is never. Unless said otherwise, 4 GiB. See [`Cudnn::is_deterministic`].
     #[must_use]

@@ -10,13 +10,13 @@ pub enum CudaError {
     #[error("the NVIDIA driver supports CUDA {found}, but {needed} or newer is needed")]
     OldDriver { found: String, needed: &'static str },
     /// The driver sees no GPU, or not this one.
-    #[error("there is no GPU {ordinal}: the driver sees {count}")]
+    #[error("{}", no_device(*.ordinal, *.count))]
     NoDevice { ordinal: usize, count: usize },
     /// A library that ships apart from the driver is missing.
     #[error("the library {name} was not found")]
     MissingLibrary { name: &'static str, package: &'static str },
     /// Not enough memory on the device.
-    #[error("the GPU is out of memory: {wanted} bytes were asked for, {free} of {total} are free")]
+    #[error("the GPU is out of memory: {} were asked for, {} of {} are free", size(*.wanted), size(*.free), size(*.total))]
     OutOfMemory { wanted: usize, free: usize, total: usize },
     /// One of our own kernels does not compile for this GPU.
     #[error("the kernels of `{source_name}` do not compile for this GPU: {log}")]
@@ -27,6 +27,19 @@ pub enum CudaError {
     /// Operands that do not fit together: a mistake in this program.
     #[error("{0}")]
     Invalid(String),
+}
+
+fn no_device(ordinal: usize, count: usize) -> String {
+    match count {
+        0 => "the NVIDIA driver sees no GPU".into(),
+        1 => format!("there is no GPU {ordinal}: the driver sees one, which is number 0"),
+        _ => format!("there is no GPU {ordinal}: the driver sees {count}"),
+    }
+}
+
+fn size(bytes: usize) -> String {
+    let of = |unit: usize| bytes as f64 / unit as f64;
+    if bytes >= 1 << 30 { format!("{:.2} GiB", of(1 << 30)) } else { format!("{:.1} MiB", of(1 << 20)) }
 }
 
 impl CudaError {
@@ -53,9 +66,31 @@ impl CudaError {
                  install the CUDA toolkit, or put its folder on LD_LIBRARY_PATH"
             ),
             Self::OutOfMemory { .. } => {
-                "use a smaller --per_device_train_batch_size or --max_length, or --gradient_checkpointing true".into()
+                "run less at once (a smaller --per_device_train_batch_size, --max_batch_size or \
+                                         --max_length), keep weights in four bits (--quant_method bnb --quant_bits 4), \
+                                         or see with `nvidia-smi` what else is on this GPU"
+                    .into()
             }
             Self::Compile { .. } | Self::Call { .. } | Self::Invalid(_) => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        let text = |error: CudaError| format!("{error}\nhint: {}", error.hint().unwrap_or_default());
+        let none = text(CudaError::NoDevice { ordinal: 0, count: 0 });
+        assert!(none.starts_with("the NVIDIA driver sees no GPU\nhint: see `nvidia-smi`"), "{none}");
+        let two = text(CudaError::NoDevice { ordinal: 5, count: 2 });
+        assert_eq!(two, "there is no GPU 5: the driver sees 2\nhint: GPUs are numbered from 0 to 1");
+        let memory = text(CudaError::OutOfMemory { wanted: 5 << 29, free: 3 << 19, total: 141 << 30 });
+        let wanted = "the GPU is out of memory: 2.50 GiB were asked for, 1.5 MiB of 141.00 GiB are free\nhint: ";
+        assert!(memory.starts_with(wanted), "{memory}");
+        let missing = text(CudaError::MissingLibrary { name: "libnvrtc.so", package: "nvidia-cuda-nvrtc" });
+        assert!(missing.contains("libnvrtc.so was not found") && missing.contains("SWIFT_CUDA_LIBRARIES"), "{missing}");
     }
 }
