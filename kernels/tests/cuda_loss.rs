@@ -7,7 +7,7 @@ mod common;
 use common::{close, device, random, round};
 use swift_kernels as cpu;
 use swift_kernels::Weight;
-use swift_kernels::cuda::{self, Buffer, CrossEntropy, Device, Dtype, Tensor};
+use swift_kernels::cuda::{self, Buffer, CrossEntropy, Device, Dtype, Operand, Tensor};
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
@@ -45,6 +45,7 @@ fn sums_and_gradients() {
         Case { rows: 70, k: 64, vocab: 4096, soft_cap: None, logit_scale: 1.0, chunk: 100 },
         Case { rows: 40, k: 64, vocab: 5003, soft_cap: Some(5.0), logit_scale: 0.9, chunk: 16 },
         Case { rows: 300, k: 32, vocab: 50_257, soft_cap: None, logit_scale: 1.0, chunk: 128 },
+        Case { rows: 13, k: 32, vocab: 151_936, soft_cap: None, logit_scale: 1.0, chunk: 100 },
         Case { rows: 12, k: 32, vocab: 262_144, soft_cap: Some(30.0), logit_scale: 1.0, chunk: 8 },
     ] {
         let Case { rows, k, vocab, soft_cap, logit_scale, .. } = case;
@@ -118,6 +119,7 @@ fn sums_and_gradients() {
                     per_row: Some(losses.tensor(Dtype::F32)),
                     sums: total.tensor(Dtype::U8),
                     chunk_bytes,
+                    logits_dtype: Dtype::F32,
                 };
                 cuda::linear_cross_entropy(&device, &op, scratch.tensor(Dtype::U8)).unwrap();
                 let got = sums(&device, op.sums);
@@ -194,6 +196,7 @@ fn ties_and_targets_that_are_no_tokens() {
                 per_row: Some(losses.tensor(Dtype::F32)),
                 sums: total.tensor(Dtype::U8),
                 chunk_bytes: 1 << 20,
+                logits_dtype: Dtype::F32,
             };
             cuda::linear_cross_entropy(&device, &op, scratch.tensor(Dtype::U8)).unwrap();
             let got = sums(&device, op.sums);
@@ -269,6 +272,7 @@ fn more_than_two_to_the_31_logits() {
             per_row: Some(losses.tensor(Dtype::F32)),
             sums: total.tensor(Dtype::U8),
             chunk_bytes,
+            logits_dtype: Dtype::F32,
         };
         cuda::linear_cross_entropy(&device, &op, scratch.tensor(Dtype::U8)).unwrap();
         close("losses", &device.to_f32(losses.tensor(Dtype::F32).slice(first, last)).unwrap(), &want, 1e-5);
@@ -307,52 +311,204 @@ fn place_of_the_greatest() {
     }
 }
 
+/// Logits of the operands' type, against sums in f64 over the same rounded logits.
+#[test]
+fn narrow_logits() {
+    let Some(device) = device() else { return };
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        for (rows, k, vocab, soft_cap, logit_scale) in [
+            (21usize, 16usize, 37usize, None::<f32>, 0.7f32),
+            (54, 8, 2000, Some(3.0), 1.0),
+            // Clusters, from here on.
+            (70, 64, 4096, None, 1.0),
+            (41, 64, 5003, Some(5.0), 0.9),
+            (30, 32, 50_257, None, 1.0),
+            (13, 32, 151_936, None, 1.0),
+        ] {
+            let what = format!("{dtype:?} {rows} rows of {vocab}, cap {soft_cap:?}");
+            let stride = vocab.next_multiple_of(16);
+            let (h, table) = (round(random(1, rows * k, 1.0), dtype), round(random(2, vocab * k, 1.0), dtype));
+            let weights: Vec<f32> = (0..rows).map(|row| [1.0, 0.0, 0.5, -1.5, 2.0][row % 5]).collect();
+            let (gh, gtable) = (device.from_f32(&h, dtype).unwrap(), device.from_f32(&table, dtype).unwrap());
+            // The same product, of the same shape.
+            let logits = device.allocate(rows * stride * dtype.size()).unwrap();
+            device.zero(logits.tensor(Dtype::U8)).unwrap();
+            let (left, right) = (Operand::new(gh.tensor(dtype), rows, k), Operand::new(gtable.tensor(dtype), vocab, k));
+            let to = Operand::strided(logits.tensor(dtype), rows, vocab, stride);
+            cuda::matmul(&device, left, false, right, true, logit_scale, 0.0, None, to).unwrap();
+            let logits = device.to_f32(logits.tensor(dtype)).unwrap();
+
+            let scale = 0.25f32;
+            let (mut dlogits, mut losses, mut total) = (vec![0.0f32; rows * vocab], vec![0.0f32; rows], [0.0f64; 4]);
+            let mut targets = vec![u32::MAX; rows];
+            for row in 0..rows {
+                let weight = f64::from(weights[row]);
+                if weight == 0.0 {
+                    continue;
+                }
+                let cap = |x: f32| {
+                    soft_cap.map_or(f64::from(x), |cap| f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh())
+                };
+                let x: Vec<f64> = logits[row * stride..][..vocab].iter().map(|x| cap(*x)).collect();
+                let raw = &logits[row * stride..][..vocab];
+                let greatest = (0..vocab).reduce(|a, b| if raw[b] > raw[a] { b } else { a }).unwrap();
+                // The last of the greatest too, which is not the first if there are several.
+                let last = (0..vocab).rev().reduce(|a, b| if raw[b] > raw[a] { b } else { a }).unwrap();
+                let target = [greatest, (row * 7919 + 3) % vocab, last][row % 3];
+                targets[row] = target as u32;
+                let sum: f64 = x.iter().map(|v| (v - x[greatest]).exp()).sum();
+                let loss = sum.ln() + x[greatest] - x[target];
+                losses[row] = loss as f32;
+                let correct = f64::from(u8::from(target == greatest));
+                total = [total[0] + weight * loss, total[1] + weight, total[2] + correct, total[3] + 1.0];
+                for column in 0..vocab {
+                    let p = (x[column] - x[greatest]).exp() / sum - f64::from(u8::from(column == target));
+                    let slope = soft_cap.map_or(1.0, |cap| 1.0 - (x[column] / f64::from(cap)).powi(2));
+                    dlogits[row * vocab + column] =
+                        (p * slope * weight * f64::from(scale) * f64::from(logit_scale)) as f32;
+                }
+            }
+            let (mut want_dh, mut want_dtable) = (vec![0.0; rows * k], vec![0.0; vocab * k]);
+            for row in 0..rows {
+                for column in 0..vocab {
+                    let d = dlogits[row * vocab + column];
+                    for i in 0..k {
+                        want_dh[row * k + i] += d * table[column * k + i];
+                        want_dtable[column * k + i] += d * h[row * k + i];
+                    }
+                }
+            }
+
+            let chunk_bytes = rows.next_multiple_of(8) * stride * 6;
+            let scratch = device.allocate(cuda::cross_entropy_scratch(rows, vocab, dtype, chunk_bytes)).unwrap();
+            let poison = scratch.tensor(Dtype::U8);
+            device.upload(&vec![0xff; poison.bytes()], poison).unwrap();
+            let (gtargets, gweights) = (device.from_u32(&targets).unwrap(), f32s(&device, &weights));
+            let (gscale, gdtable) = (f32s(&device, &[scale]), f32s(&device, &vec![0.0; vocab * k]));
+            let dh = device.from_f32(&vec![f32::NAN; rows * k], dtype).unwrap();
+            let (per_row, gtotal) = (f32s(&device, &vec![f32::NAN; rows]), device.allocate(32).unwrap());
+            let mut op = CrossEntropy {
+                h: gh.tensor(dtype),
+                rows,
+                k,
+                table: gtable.tensor(dtype),
+                vocab,
+                targets: gtargets.tensor(Dtype::U32),
+                weights: gweights.tensor(Dtype::F32),
+                soft_cap,
+                logit_scale,
+                scale: gscale.tensor(Dtype::F32),
+                dh: Some(dh.tensor(dtype)),
+                dtable: Some(gdtable.tensor(Dtype::F32)),
+                per_row: Some(per_row.tensor(Dtype::F32)),
+                sums: gtotal.tensor(Dtype::U8),
+                chunk_bytes,
+                logits_dtype: dtype,
+            };
+            let check = |op: &CrossEntropy, what: &str| {
+                device.zero(op.sums).unwrap();
+                cuda::linear_cross_entropy(&device, op, poison).unwrap();
+                let got = sums(&device, op.sums);
+                let size: f64 = losses.iter().zip(&weights).map(|(l, w)| f64::from((l * w).abs())).sum();
+                assert!((got[0] - total[0]).abs() <= 1e-5 * size, "{what}: loss {} for {}", got[0], total[0]);
+                assert_eq!(got[1..], total[1..], "{what}: sums");
+                close(&format!("losses {what}"), &device.to_f32(per_row.tensor(Dtype::F32)).unwrap(), &losses, 1e-5);
+            };
+            check(&op, &format!("{what}, with gradients"));
+            close(&format!("dh {what}"), &device.to_f32(dh.tensor(dtype)).unwrap(), &want_dh, 8e-3);
+            close(&format!("dtable {what}"), &device.to_f32(gdtable.tensor(Dtype::F32)).unwrap(), &want_dtable, 8e-3);
+            (op.dh, op.dtable) = (None, None);
+            check(&op, &format!("{what}, without gradients"));
+            op.logits_dtype = if dtype == Dtype::Bf16 { Dtype::F16 } else { Dtype::Bf16 };
+            assert!(cuda::linear_cross_entropy(&device, &op, poison).is_err(), "{what}: logits of a third type");
+        }
+    }
+}
+
+/// What the two types of logits cost in time and in error: losses and gradients against f32 operands of the same values.
 #[test]
 #[ignore = "a measurement"]
 fn time() {
     let Some(device) = device() else { return };
-    let (rows, k, vocab, dtype) = (16384, 1024, 151_936, Dtype::Bf16);
-    let h = device.from_f32(&random(1, rows * k, 1.0), dtype).unwrap();
-    let table = device.from_f32(&random(2, vocab * k, 0.05), dtype).unwrap();
+    let (rows, k, vocab) = (16384, 1024, 151_936);
+    let (h, table) = (round(random(1, rows * k, 1.0), Dtype::Bf16), round(random(2, vocab * k, 0.15), Dtype::Bf16));
     let targets = device.from_u32(&(0..rows as u32).map(|row| row * 9).collect::<Vec<_>>()).unwrap();
     let (weights, scale) = (f32s(&device, &vec![1.0; rows]), f32s(&device, &[1.0 / rows as f32]));
-    let (dh, dtable) = (device.allocate(rows * k * 2).unwrap(), device.allocate(vocab * k * 4).unwrap());
-    device.zero(dtable.tensor(Dtype::F32)).unwrap();
-    let total = device.allocate(32).unwrap();
-    for chunk_bytes in [256 << 20, 1 << 30, 4 << 30] {
-        let scratch = device.allocate(cuda::cross_entropy_scratch(rows, vocab, dtype, chunk_bytes)).unwrap();
-        for (what, with_dh, with_dtable) in
-            [("loss", false, false), ("and dh", true, false), ("and dtable", true, true)]
-        {
-            let op = CrossEntropy {
-                h: h.tensor(dtype),
-                rows,
-                k,
-                table: table.tensor(dtype),
-                vocab,
-                targets: targets.tensor(Dtype::U32),
-                weights: weights.tensor(Dtype::F32),
-                soft_cap: None,
-                logit_scale: 1.0,
-                scale: scale.tensor(Dtype::F32),
-                dh: with_dh.then(|| dh.tensor(dtype)),
-                dtable: with_dtable.then(|| dtable.tensor(Dtype::F32)),
-                per_row: None,
-                sums: total.tensor(Dtype::U8),
-                chunk_bytes,
-            };
-            let run = || cuda::linear_cross_entropy(&device, &op, scratch.tensor(Dtype::U8)).unwrap();
-            run();
-            device.synchronize().unwrap();
-            let start = std::time::Instant::now();
-            (0..5).for_each(|_| run());
-            device.synchronize().unwrap();
-            eprintln!("chunks of {:5} MiB, {what:10}: {:?}", chunk_bytes >> 20, start.elapsed() / 5);
-            if with_dtable {
-                device.start_profile();
+    let dtable = device.allocate(vocab * k * 4).unwrap();
+    let (total, losses) = (device.allocate(32).unwrap(), f32s(&device, &vec![0.0; rows]));
+    let relative = |got: &[f32], want: &[f32]| {
+        let square = |x: f64| x * x;
+        let error: f64 = got.iter().zip(want).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+        (error / want.iter().map(|x| square(f64::from(*x))).sum::<f64>()).sqrt()
+    };
+    let mut exact: Option<[Vec<f32>; 3]> = None;
+    for (dtype, logits_dtype) in [(Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::F32), (Dtype::Bf16, Dtype::Bf16)] {
+        let name = format!("operands {dtype:?}, logits {logits_dtype:?}");
+        let (gh, gtable) = (device.from_f32(&h, dtype).unwrap(), device.from_f32(&table, dtype).unwrap());
+        let dh = device.allocate(rows * k * dtype.size()).unwrap();
+        for chunk_bytes in [256 << 20, 1 << 30, 4 << 30] {
+            let scratch = device.allocate(cuda::cross_entropy_scratch(rows, vocab, dtype, chunk_bytes)).unwrap();
+            for (what, with_dh, with_dtable) in
+                [("loss", false, false), ("and dh", true, false), ("and dtable", true, true)]
+            {
+                let op = CrossEntropy {
+                    h: gh.tensor(dtype),
+                    rows,
+                    k,
+                    table: gtable.tensor(dtype),
+                    vocab,
+                    targets: targets.tensor(Dtype::U32),
+                    weights: weights.tensor(Dtype::F32),
+                    soft_cap: None,
+                    logit_scale: 1.0,
+                    scale: scale.tensor(Dtype::F32),
+                    dh: with_dh.then(|| dh.tensor(dtype)),
+                    dtable: with_dtable.then(|| dtable.tensor(Dtype::F32)),
+                    per_row: Some(losses.tensor(Dtype::F32)),
+                    sums: total.tensor(Dtype::U8),
+                    chunk_bytes,
+                    logits_dtype,
+                };
+                let run = || cuda::linear_cross_entropy(&device, &op, scratch.tensor(Dtype::U8)).unwrap();
+                let last = with_dtable && chunk_bytes == 4 << 30;
+                // f32 operands are for comparison only.
+                if dtype == Dtype::F32 && !last {
+                    continue;
+                }
+                device.zero(dtable.tensor(Dtype::F32)).unwrap();
                 run();
-                for row in device.end_profile().unwrap() {
-                    eprintln!("    {row:?}");
+                device.synchronize().unwrap();
+                if last {
+                    let all = [losses.tensor(Dtype::F32), dh.tensor(dtype), dtable.tensor(Dtype::F32)];
+                    let all = all.map(|tensor| device.to_f32(tensor).unwrap());
+                    if let Some(exact) = &exact {
+                        let mean = |x: &[f32]| x.iter().map(|x| f64::from(*x)).sum::<f64>() / rows as f64;
+                        let worst = all[0].iter().zip(&exact[0]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                        eprintln!(
+                            "{name}: mean loss {:.6} for {:.6}, worst row {worst:.2e} apart; relative error of dh {:.2e}, \
+                             of dtable {:.2e}",
+                            mean(&all[0]),
+                            mean(&exact[0]),
+                            relative(&all[1], &exact[1]),
+                            relative(&all[2], &exact[2])
+                        );
+                    } else {
+                        exact = Some(all);
+                    }
+                }
+                if dtype == Dtype::F32 {
+                    continue;
+                }
+                let start = std::time::Instant::now();
+                (0..5).for_each(|_| run());
+                device.synchronize().unwrap();
+                eprintln!("{name}, chunks of {:5} MiB, {what:10}: {:?}", chunk_bytes >> 20, start.elapsed() / 5);
+                if with_dtable {
+                    device.start_profile();
+                    run();
+                    for row in device.end_profile().unwrap() {
+                        eprintln!("    {row:?}");
+                    }
                 }
             }
         }
