@@ -10,6 +10,7 @@
 //! operands. Sums are made in a fixed order: the same input gives the same bits.
 
 mod adapter;
+mod adapter_grad;
 mod attention;
 mod binary;
 mod compile;
@@ -38,6 +39,7 @@ mod softmax;
 mod tensor;
 
 pub use adapter::*;
+pub use adapter_grad::*;
 pub use attention::*;
 pub use binary::*;
 pub use compile::{Source, on_compile};
