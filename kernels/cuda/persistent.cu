@@ -426,7 +426,7 @@ struct Consumer {
 };
 
 // `state`: the launch's number, and how many blocks have read it. `measure`: bit 0: no block waits for another (wrong
-// results, the time of the copies); bit 1: no attention.
+// results, the time of the copies); bit 1: zeros in place of attention.
 extern "C" __global__ void __launch_bounds__(THREADS + 32, 1)
 persistent_decode(const char* list, int count, int rows, unsigned* state, int stages, int head_bytes, int measure) {
     extern __shared__ __align__(128) char shared[];
@@ -467,6 +467,8 @@ persistent_decode(const char* list, int count, int rows, unsigned* state, int st
         } else if (attends) {
             char* heads = memory.heads + (threadIdx.x >> 5) * head_bytes;
             attention(*reinterpret_cast<const Attention*>(at), rows, turn, heads, WARPS);
+        } else {
+            no_attention(*reinterpret_cast<const Attention*>(at), rows, turn, THREADS);
         }
         __syncwarp();
         if (consumer.lane == 0) barrier_arrive(memory.forgotten(op));

@@ -489,4 +489,18 @@ __device__ __forceinline__ void attention(const Attention& op, int rows, const T
     }
 }
 
+// In its place, to measure: zeros, as soon as the queries are there.
+__device__ __forceinline__ void no_attention(const Attention& op, int rows, const Turn& turn, int threads) {
+    int quads = rows * op.heads * (op.dim / 4);
+    for (int i = blockIdx.x * threads + threadIdx.x; i < quads; i += gridDim.x * threads) {
+        Quad quad;
+        for (unsigned polls = 0; !load_quad(op.q, 4ll * i, turn.tag, quad) && turn.waits;) {
+            if (++polls == PATIENCE) give_up();
+        }
+        if (!op.tagged) continue;
+#pragma unroll
+        for (int n = 0; n < 4; n++) store_word(op.tagged + 4 * i + n, turn.tag << 16);
+    }
+}
+
 #endif

@@ -8,7 +8,7 @@ use swift_graph::ir::Op;
 use swift_graph::program::Program;
 use swift_graph::{Graph, Param, Value};
 use swift_kernels::cuda::{
-    self, Buffer, CudaError, Cudnn, Device, Dtype, FewRows, Matrix, PAGE, PagedCache, PagedRows, ProfileRow, SampleSettings, Tensor,
+    self, Buffer, CudaError, Cudnn, DecodeProgram, Device, Dtype, FewRows, MOST_PERSISTENT_ROWS, Matrix, PAGE, PagedCache, PagedRows, ProfileRow, SampleSettings, Tensor,
     WIDEST_VOCABULARY,
 };
 use swift_kernels::{AttentionMask, AttentionShape};
@@ -19,6 +19,7 @@ use super::feed::Feed;
 use super::layout::Layout;
 use super::lower::Lowered;
 use super::pages::{PageTable, PagesId};
+use super::persistent::Head;
 use super::train::{element_of, grow, open_cudnn};
 use super::weights::CudaWeights;
 use crate::batch::Batch;
@@ -76,6 +77,13 @@ struct StepKey {
     max_pages: usize,
 }
 
+/// A captured decode step.
+struct Captured {
+    graph: cuda::Graph,
+    /// What the graph runs, if it is one launch.
+    _program: Option<DecodeProgram>,
+}
+
 /// A model on a GPU.
 pub(crate) struct CudaInfer {
     device: Device,
@@ -99,7 +107,7 @@ pub(crate) struct CudaInfer {
     caches: HashMap<Value, PagedCache>,
     pages: Option<PageTable>,
     sequences: BTreeMap<SequenceId, Option<PagesId>>,
-    captured: HashMap<StepKey, cuda::Graph>,
+    captured: HashMap<StepKey, Captured>,
     seen: HashSet<StepKey>,
     profiling: bool,
 }
@@ -168,6 +176,20 @@ impl CudaInfer {
 
     /// Runs the layers; the result lies in memory until the next run.
     fn hidden(&mut self, batch: &Batch, cached: Option<(PagedRows, bool)>) -> Result<Tensor, EngineError> {
+        self.with_run(batch, cached, |run| {
+            run.run()?;
+            let result = run.lowered.result.ok_or_else(|| CudaError::invalid("the program has no result"))?;
+            Ok(run.slot(result)?)
+        })
+    }
+
+    /// What a run of the layers reads and writes.
+    fn with_run<R>(
+        &mut self,
+        batch: &Batch,
+        cached: Option<(PagedRows, bool)>,
+        work: impl FnOnce(&Run) -> Result<R, EngineError>,
+    ) -> Result<R, EngineError> {
         let rows = batch.rows();
         let decoding = cached.is_some_and(|(paged, _)| paged.longest_run == 1);
         let (kind, lowered) = match (decoding, rows <= FEW_ROWS) {
@@ -202,9 +224,32 @@ impl CudaInfer {
             training: false,
             cached: cached.as_ref(),
         };
-        run.run()?;
-        let result = lowered.result.ok_or_else(|| CudaError::invalid("the program has no result"))?;
-        Ok(run.slot(result)?)
+        work(&run)
+    }
+
+    /// A decode step behind its embedding as one launch, where it can be one. Memory is as the step before left it.
+    fn persistent(&mut self, batch: &Batch, paged: PagedRows) -> Result<Option<DecodeProgram>, EngineError> {
+        let Op::Logits { table, scale: 1.0, .. } = self.graph.node(self.head).op else { return Ok(None) };
+        let vocabulary = self.vocabulary();
+        let elements = batch.rows() * vocabulary;
+        let room = self.head_memory.as_ref().filter(|buffer| buffer.bytes() >= 4 * elements);
+        let (Some(buffer), true) = (room, batch.rows() <= MOST_PERSISTENT_ROWS) else { return Ok(None) };
+        let out = buffer.at(0, elements, Dtype::F32);
+        let weight = self.weights.matrix(&self.device, table, None)?;
+        self.with_run(batch, Some((paged, false)), |run| run.persistent(Head { weight, vocabulary, out }))
+    }
+
+    /// Enqueues a decode step whose program [`CudaInfer::persistent`] made, and gives its logits.
+    fn run_persistent(&mut self, batch: &Batch, paged: PagedRows, program: &DecodeProgram) -> Result<Tensor, EngineError> {
+        self.with_run(batch, Some((paged, false)), |run| run.embed())?;
+        program.run(&self.device)?;
+        let elements = batch.rows() * self.vocabulary();
+        let logits = self.head_memory.as_ref().map(|buffer| buffer.at(0, elements, Dtype::F32));
+        let logits = logits.ok_or_else(|| CudaError::invalid("logits without memory"))?;
+        if let Op::Logits { soft_cap: Some(cap), .. } = self.graph.node(self.head).op {
+            cuda::soft_cap(&self.device, cap as f32, logits)?;
+        }
+        Ok(logits)
     }
 
     fn vocabulary(&self) -> usize {
@@ -300,17 +345,27 @@ impl CudaInfer {
         let paged = PagedRows { positions: self.feed.positions(), ..paged };
         let decoding = paged.longest_run == 1 && wanted.len() == batch.rows();
         let key = StepKey { rows: batch.rows(), max_pages: paged.max_pages };
-        if decoding && let Some(graph) = self.captured.get(&key) {
-            graph.launch()?;
+        if decoding && let Some(captured) = self.captured.get(&key) {
+            captured.graph.launch()?;
             return Ok(self.head_memory.as_ref().map(|b| b.at(0, key.rows * self.vocabulary(), Dtype::F32)));
         }
         if decoding && !self.profiling && !self.seen.insert(key) {
             // The second step of a kind is captured: the first made all plans and buffers.
             let device = self.device.clone();
             let mut logits = None;
+            let program = self.persistent(batch, paged)?;
+            if let Some(program) = &program {
+                // Once before, so that it is compiled; the captured run writes the same again.
+                self.run_persistent(batch, paged, program)?;
+            }
             let captured = device.capture(|| -> Result<(), EngineError> {
-                let h = self.hidden(batch, Some((paged, fresh)))?;
-                logits = Some(self.logits_of(h, key.rows)?);
+                logits = Some(match &program {
+                    Some(program) => self.run_persistent(batch, paged, program)?,
+                    None => {
+                        let h = self.hidden(batch, Some((paged, fresh)))?;
+                        self.logits_of(h, key.rows)?
+                    }
+                });
                 Ok(())
             });
             // What cannot be captured is run as it is.
@@ -319,7 +374,7 @@ impl CudaInfer {
                 if self.captured.len() >= GRAPHS {
                     self.captured.clear();
                 }
-                self.captured.insert(key, graph);
+                self.captured.insert(key, Captured { graph, _program: program });
                 return Ok(logits);
             }
         }

@@ -10,6 +10,7 @@
 //! | `feed` | what a step reads beside weights: rows, sequences, rotation tables |
 //! | `execute` | the one place where actions meet CUDA kernels |
 //! | `train`, `infer` | sessions |
+//! | `persistent` | a decode step as one launch |
 //! | `pages` | pages of the key-value cache |
 
 mod adapters;
@@ -20,6 +21,7 @@ mod infer;
 mod layout;
 mod lower;
 mod pages;
+mod persistent;
 mod quantized;
 #[cfg(test)]
 mod tests;
