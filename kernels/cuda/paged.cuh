@@ -9,7 +9,8 @@
 // and splits meet at the end (flash decoding). The block that finishes a row's last split combines them in their order.
 //
 // Products of 16-bit elements run on tensor cores, transposed: S^T = K Q^T and O^T = V^T P^T, so that eight slots, not
-// sixteen, are the smallest tile.
+// sixteen, are the smallest tile. Single rows of the usual sizes have kernels of their own, in paged_decode.cu, which make
+// the same sums.
 
 constexpr int PAGE = 64;
 constexpr int WARPS = 4;

@@ -23,6 +23,14 @@ static PAGED_PLAIN: Source = Source {
     name: "paged_plain",
     text: concat!(include_str!("../../cuda/paged.cuh"), include_str!("../../cuda/paged_plain.cu")),
 };
+static PAGED_DECODE: Source = Source {
+    name: "paged_decode",
+    text: concat!(
+        include_str!("../../cuda/tensor_core.cuh"),
+        include_str!("../../cuda/paged.cuh"),
+        include_str!("../../cuda/paged_decode.cu")
+    ),
+};
 
 /// Tokens of a page.
 pub const PAGE: usize = 64;
@@ -323,8 +331,28 @@ struct Choice {
 }
 
 impl Choice {
-    fn new(cache: &PagedCache, rows: &PagedRows, window: usize, tensor_cores: bool, packs: bool) -> Self {
+    fn new(
+        cache: &PagedCache,
+        rows: &PagedRows,
+        fused: bool,
+        capped: bool,
+        window: usize,
+        tensor_cores: bool,
+        packs: bool,
+    ) -> Self {
         let whole = rows.longest_run > SPLIT_RUN;
+        // Rows that are alone, of heads of the usual sizes: the same sums with fewer instructions.
+        let usual = tensor_cores && rows.longest_run == 1 && !capped && cache.heads / cache.kv_heads <= 8;
+        let alone = match (cache.head_dim, cache.value_dim, fused) {
+            _ if !usual => None,
+            (64, 64, false) => Some("paged_decode_64"),
+            (64, 64, true) => Some("paged_fused_64"),
+            (128, 128, false) => Some("paged_decode_128"),
+            (128, 128, true) => Some("paged_fused_128"),
+            (256, 256, false) => Some("paged_decode_256"),
+            (256, 256, true) => Some("paged_fused_256"),
+            _ => None,
+        };
         let (kernel, slots) = match (tensor_cores, whole, cache.value_dim) {
             (false, ..) => (if packs { "paged_packs" } else { "paged_scalars" }, 8),
             (true, false, ..=64) => ("paged_split_64", 8),
@@ -354,7 +382,11 @@ impl Choice {
             + round(value_dim)
             + WARPS * slots * 8
             + tiles.max(warps);
-        let source = if tensor_cores { &PAGED } else { &PAGED_PLAIN };
+        let (source, kernel) = match alone {
+            Some(kernel) => (&PAGED_DECODE, kernel),
+            None if tensor_cores => (&PAGED, kernel),
+            None => (&PAGED_PLAIN, kernel),
+        };
         Self { source, kernel, whole, slots, splits, stages, shared_bytes }
     }
 }
@@ -390,7 +422,7 @@ fn attend(
     let read: Vec<Tensor> = [Some(q), fresh.k, fresh.v].into_iter().flatten().collect();
     let packs = packs(cache, &read);
     let tensor_cores = packs && cache.dtype != Dtype::F32 && device.compute_capability() >= (8, 0);
-    let choice = Choice::new(cache, rows, window, tensor_cores, packs);
+    let choice = Choice::new(cache, rows, fresh.k.is_some(), soft_cap.is_some(), window, tensor_cores, packs);
     if !choice.whole && rows.rows > cache.max_rows {
         return Err(CudaError::invalid(format!(
             "{function}: {} rows, but the cache was made for {}",
