@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::gpu::{F32, LARGE, LOGITS, Model, PLAIN, ROW, close, gpu, lora, memory, off, quantized, rounded};
+use common::gpu::{
+    F32, LARGE, LOGITS, Model, PLAIN, QUANTIZATIONS, ROW, close, gpu, lora, memory, off, quantized, rounded,
+};
 use common::{Numbers, Sizes};
 use swift_engine::{Batch, Choice, Compute, InferSession, Placement, SequenceId};
 use swift_graph::lora::apply;
@@ -120,23 +122,27 @@ fn cached_decode_equals_the_whole_in_f32_on_the_cpu() {
     }
 }
 
+/// A captured step is other launches than an uncaptured one only in 16 bits, where a few rows are decoded by one: there
+/// sums add in another order, which turns a rounding now and then. Replays are the same to the bit in any case.
 #[test]
-fn captured_steps_have_the_bits_of_uncaptured_ones() {
-    for compute in [Compute::F32, Compute::Bf16] {
+fn captured_steps_repeat_and_equal_uncaptured_ones() {
+    for (compute, bound) in [(Compute::F32, 0.0), (Compute::Bf16, 1.5e-2)] {
         let Some(place) = gpu(compute) else { return };
         let model = Model::new(&LARGE);
         let (mut captured, mut plain) = (model.infer(&place), model.infer(&place));
         // Kernels are timed, so nothing is captured.
         plain.start_profile();
         for (name, scripts) in plays(&model) {
-            let (a, b) = (follow(&mut captured, &scripts), follow(&mut plain, &scripts));
-            // Again: every step is a replay now.
-            let again = follow(&mut captured, &scripts);
-            for ((a, b), c) in a.iter().zip(&b).zip(&again) {
-                let what = format!("{compute:?}, {name}: sequence {}, token {}", a.script, a.tokens);
-                let same = |x: &Row, y: &Row| x.logits.iter().zip(&y.logits).all(|(x, y)| x.to_bits() == y.to_bits());
-                assert!(same(a, b), "{what}: captured and not differ by {:.2e}", off(&a.logits, &b.logits));
-                assert!(same(a, c), "{what}: captured and replayed differ by {:.2e}", off(&a.logits, &c.logits));
+            let (first, want) = (follow(&mut captured, &scripts), follow(&mut plain, &scripts));
+            // Every step was captured by now or will be; then all are replays.
+            let again = [0, 1].map(|_| follow(&mut captured, &scripts));
+            for (i, want) in want.iter().enumerate() {
+                let what = format!("{compute:?}, {name}: sequence {}, token {}", want.script, want.tokens);
+                close(&format!("{what}, captured and not"), &first[i].logits, &want.logits, bound);
+                let [a, b] = [&again[0][i].logits, &again[1][i].logits];
+                close(&format!("{what}, again and not"), a, &want.logits, bound);
+                let same = a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{what}: two replays differ by {:.2e}", off(a, b));
             }
         }
         assert!(!plain.end_profile().expect("a profile").is_empty(), "nothing was timed");
@@ -205,25 +211,25 @@ fn adapters_decode_as_on_the_cpu() {
     compare("adapters", &scripts(), &follow(&mut gpu, &scripts()), &full, LOGITS, ROW);
 }
 
-/// Matrices in four bits are as the CPU's reference dequantises them, by the kernels for few rows and by dequantising.
+/// Matrices in few bits are as the CPU's reference dequantises them, by the kernels for few rows and by dequantising.
 #[test]
-fn nf4_equals_the_dequantised_weights() {
+fn few_bits_equal_the_dequantised_weights() {
     for (compute, all, row) in [(Compute::F32, F32, F32), (Compute::Bf16, LOGITS, ROW)] {
         let Some(place) = gpu(compute) else { return };
         let model = Model::new(&LARGE);
-        for double in [false, true] {
-            let mut cpu = model.dequantized(double, compute).infer(&Placement::Cpu);
-            let mut gpu = model.infer(&quantized(&place, double));
+        for quantization in QUANTIZATIONS {
+            let mut cpu = model.dequantized(quantization, compute).infer(&Placement::Cpu);
+            let mut gpu = model.infer(&quantized(&place, quantization));
             for (name, scripts) in plays(&model) {
-                let what = format!("{compute:?}, double {double}, {name}");
+                let what = format!("{compute:?}, {quantization:?}, {name}");
                 let full = whole(&mut cpu, &scripts);
                 for (i, (got, want)) in whole(&mut gpu, &scripts).iter().zip(&full).enumerate() {
                     close(&format!("{what}: whole sequence {i}"), got, want, all);
                 }
                 compare(&what, &scripts, &follow(&mut gpu, &scripts), &full, all, row);
             }
-            let error = gpu.set_values("layers.0.gate.weight", &vec![0.0; 512 * 256]).expect_err("stored in four bits");
-            assert!(error.to_string().contains("four bits") && error.hint().is_some(), "{error}");
+            let error = gpu.set_values("layers.0.gate.weight", &vec![0.0; 512 * 256]).expect_err("stored in few bits");
+            assert!(error.to_string().contains("bits") && error.hint().is_some(), "{error}");
         }
     }
 }
@@ -254,6 +260,13 @@ fn greedy_choices_are_the_most_likely_tokens() {
             let Some(mut session) = chooser(&model, &place) else { return };
             let pairs: Vec<[SequenceId; 2]> =
                 (0..rows).map(|_| [0, 1].map(|_| session.start().expect("a sequence"))).collect();
+            // Captured before, so that both take the same way.
+            let ids: Vec<SequenceId> = (0..rows).map(|_| session.start().expect("a sequence")).collect();
+            for _ in 0..3 {
+                let work: Vec<(SequenceId, &[u32])> = ids.iter().map(|id| (*id, &[1][..])).collect();
+                session.extend(&work).expect("logits");
+            }
+            ids.into_iter().for_each(|id| session.end(id));
             let mut next: Vec<Vec<u32>> = (0..rows).map(|i| model.tokens(i as u64, 1 + i % 7)).collect();
             for step in 0..8 {
                 let work = |which: usize| -> Vec<(SequenceId, &[u32])> {

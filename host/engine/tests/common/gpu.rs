@@ -18,8 +18,8 @@ use swift_graph::Graph;
 use swift_graph::checkpoint::Checkpoint;
 use swift_graph::lora::{LoraConfig, LoraInit};
 use swift_kernels::{
-    FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK, dequantize_4bit, dequantize_absmax, dynamic_map, quantize_4bit,
-    quantize_absmax,
+    FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK, dequantize_4bit, dequantize_absmax, dequantize_int8, dynamic_map,
+    quantize_4bit, quantize_absmax, quantize_int8,
 };
 
 use super::{Numbers, Sizes, decoder_of};
@@ -71,10 +71,14 @@ pub(crate) fn gpu(compute: Compute) -> Option<Placement> {
     })
 }
 
-/// The same GPU with frozen matrices in four bits.
-pub(crate) fn quantized(place: &Placement, double: bool) -> Placement {
+/// Every way to store frozen matrices in few bits.
+pub(crate) const QUANTIZATIONS: [Quantization; 3] =
+    [Quantization::Nf4 { double: false }, Quantization::Nf4 { double: true }, Quantization::Int8];
+
+/// The same GPU with frozen matrices in few bits.
+pub(crate) fn quantized(place: &Placement, quantization: Quantization) -> Placement {
     let Placement::Cuda(place) = place else { panic!("not a GPU") };
-    Placement::Cuda(CudaPlacement { quantization: Some(Quantization::Nf4 { double }), ..place.clone() })
+    Placement::Cuda(CudaPlacement { quantization: Some(quantization), ..place.clone() })
 }
 
 /// Memory of the GPU in bytes.
@@ -97,22 +101,33 @@ impl Model {
         Self { graph, weights: Arc::new(weights), vocabulary: sizes.vocabulary as usize }
     }
 
-    /// The same with the matrices of the blocks as NF4 keeps them; `compute` is the type they are dequantised into.
-    pub(crate) fn dequantized(&self, double: bool, compute: Compute) -> Self {
+    /// The same with the matrices of the blocks as the CPU's reference quantises and dequantises them; `compute` is the
+    /// type they are dequantised into.
+    pub(crate) fn dequantized(&self, quantization: Quantization, compute: Compute) -> Self {
         let weights = changed(&self.weights, |name, shape, values| {
             if !name.starts_with("layers.") || shape.len() != 2 {
                 return;
             }
-            let mut codes = vec![0; values.len() / 2];
-            let mut absmax = vec![0.0; values.len() / FOUR_BIT_BLOCK];
-            quantize_4bit(FourBit::Nf4, values, &mut codes, &mut absmax);
-            if double {
-                let mut nested = vec![0; absmax.len()];
-                let mut coarse = vec![0.0; absmax.len().div_ceil(NESTED_BLOCK)];
-                let offset = quantize_absmax(&absmax, &mut nested, &mut coarse);
-                dequantize_absmax(&nested, &coarse, dynamic_map(), offset, &mut absmax);
+            match quantization {
+                Quantization::Nf4 { double } => {
+                    let mut codes = vec![0; values.len() / 2];
+                    let mut absmax = vec![0.0; values.len() / FOUR_BIT_BLOCK];
+                    quantize_4bit(FourBit::Nf4, values, &mut codes, &mut absmax);
+                    if double {
+                        let mut nested = vec![0; absmax.len()];
+                        let mut coarse = vec![0.0; absmax.len().div_ceil(NESTED_BLOCK)];
+                        let offset = quantize_absmax(&absmax, &mut nested, &mut coarse);
+                        dequantize_absmax(&nested, &coarse, dynamic_map(), offset, &mut absmax);
+                    }
+                    dequantize_4bit(FourBit::Nf4, &codes, &absmax, values);
+                }
+                Quantization::Int8 => {
+                    let mut codes = vec![0; values.len()];
+                    let mut absmax = vec![0.0; shape[0]];
+                    quantize_int8(values, shape[1], &mut codes, &mut absmax);
+                    dequantize_int8(&codes, &absmax, shape[1], values);
+                }
             }
-            dequantize_4bit(FourBit::Nf4, &codes, &absmax, values);
             if compute == Compute::Bf16 {
                 values.iter_mut().for_each(|x| *x = rounded(*x));
             }
