@@ -179,6 +179,8 @@ struct Copier {
             if (*reinterpret_cast<const int*>(at) == 0) {
                 project(*reinterpret_cast<const Projection*>(at));
             } else if (attends) {
+                // Positions may come from the launch before.
+                wait_for_predecessors();
                 prefetch_cache(*reinterpret_cast<const Attention*>(at), rows);
             }
             __syncwarp();
@@ -272,7 +274,7 @@ struct Consumer {
 #pragma unroll
                 for (int i = 0; i < AHEAD; i++) {
                     if (start + i >= all) break;
-                    int row = (start + i) / stages, column = quad(op.k, start + i - row * stages, row, at);
+                    int row = rows == 1 ? 0 : (start + i) / stages, column = quad(op.k, start + i - row * stages, row, at);
                     if (column >= 0) fresh &= load_quad(op.x, (long long)row * op.k + column, turn.tag, quads[i]);
                 }
                 if (++polls == PATIENCE) give_up();
@@ -280,7 +282,7 @@ struct Consumer {
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
                 if (start + i >= all) break;
-                int row = (start + i) / stages;
+                int row = rows == 1 ? 0 : (start + i) / stages;
                 if (quad(op.k, start + i - row * stages, row, at) >= 0) {
                     write_shared_word(at, quads[i].low);
                     write_shared_word(at + 8, quads[i].high);

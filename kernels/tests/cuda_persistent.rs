@@ -98,8 +98,8 @@ fn check_case(device: &Device, case: &Case, dtype: Dtype) {
             }
         }
     }
-    for i in 0..written {
-        let [want, got] = [0, 1].map(|which| device.to_f32(outs[which][i].tensor(out_type)).unwrap());
+    for (i, (want, got)) in outs[0].iter().zip(&outs[1]).take(written).enumerate() {
+        let [want, got] = [want, got].map(|out| device.to_f32(out.tensor(out_type)).unwrap());
         let tolerance = if case.wide { 1e-4 } else { 3e-3 };
         close(&format!("{case:?} {dtype:?} matrix {i}"), &got, &want, tolerance);
     }
@@ -221,7 +221,7 @@ impl Decoder {
     }
 
     fn set_positions(&self, device: &Device, positions: &[u32]) {
-        device.upload(bytemuck_bytes(positions).as_slice(), self.positions.tensor(Dtype::U32)).unwrap();
+        device.upload(bytes_of(positions).as_slice(), self.positions.tensor(Dtype::U32)).unwrap();
     }
 
     /// Calls `each` with every operation of a step.
@@ -377,7 +377,7 @@ impl Model {
     }
 }
 
-fn bytemuck_bytes(words: &[u32]) -> Vec<u8> {
+fn bytes_of(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
@@ -484,7 +484,7 @@ fn rows_of_nobody_are_zero_and_rows_out_of_range_are_not_numbers() {
     let dtype = Dtype::Bf16;
     let decoder = Decoder::new(&device, Model { layers: 1, ..SMALL }, dtype, 3, 4);
     decoder.set_positions(&device, &[10, 4 * PAGE as u32, 20]);
-    let sequences = bytemuck_bytes(&[0, 1, PADDING_ROW]);
+    let sequences = bytes_of(&[0, 1, PADDING_ROW]);
     device.upload(&sequences, decoder.sequences.tensor(Dtype::U32)).unwrap();
     let mut made = false;
     decoder.operations(&mut |op| {

@@ -80,6 +80,7 @@ pub struct DecodeAttention<'a> {
 
 /// One operation of a [`DecodeProgram`].
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::large_enum_variant, reason = "a list of them lives for one call")]
 pub enum DecodeOp<'a> {
     FewRows(FewRows<'a>),
     Attention(DecodeAttention<'a>),

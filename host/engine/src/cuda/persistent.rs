@@ -36,6 +36,7 @@ struct Projection {
 }
 
 /// A step's part of the list.
+#[allow(clippy::large_enum_variant, reason = "a list of them lives for one call")]
 enum Part<'a> {
     Projection(Projection),
     Attention(DecodeAttention<'a>),
