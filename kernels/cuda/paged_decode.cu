@@ -262,18 +262,20 @@ template <int DIM, bool FUSED> __device__ __forceinline__ void attend_alone(Call
     begin_after_earlier_kernels();
 
     unsigned row_sequence = call.row_sequence[row], row_position = call.positions[row];
-    // Warps 2 and 3 of the block with the newest split also make the step's key and store it with its value.
+    // Jobs of a warp: heads of the query, then, of warp 2 in the block with the newest split, the step's key; warp 3 has
+    // its value. The first job's numbers are asked for before the block knows its split.
+    constexpr int KEY = SLOTS, NONE = SLOTS + 1;
     const T* q = call.q + ((long long)row * call.heads + place.first_head) * DIM;
     const T* k_new = FUSED ? call.k_new + ((long long)row * call.kv_heads + place.kv_head) * DIM : nullptr;
     const T* v_new = FUSED ? call.v_new + ((long long)row * call.kv_heads + place.kv_head) * DIM : nullptr;
-    Head<DIM> query;
+    Head<DIM> head;
     Pack plain;
-    bool has_query = warp < place.used;
-    if (has_query) {
+    int job = warp < place.used ? warp : FUSED && warp == 2 ? KEY : NONE;
+    if (job != NONE) {
         if (FUSED) {
-            query.load(call, q + warp * DIM, call.q_weight);
+            head.load(call, job == KEY ? k_new : q + job * DIM, job == KEY ? call.k_weight : call.q_weight);
         } else if (lane < DIM / 8) {
-            plain = load_pack(q + warp * DIM + lane * 8);
+            plain = load_pack(q + job * DIM + lane * 8);
         }
     }
     if (!place.find(call, row_sequence, row_position)) return;
@@ -308,29 +310,28 @@ template <int DIM, bool FUSED> __device__ __forceinline__ void attend_alone(Call
     fetch(0);
 
     if (FUSED) {
-        if (has_query) query.finish(call, call.q_weight != nullptr, call.q_offset, call.q_eps, at.q + warp * at.q_stride);
-        if (warp + WARPS < place.used) {
-            query.load(call, q + (warp + WARPS) * DIM, call.q_weight);
-            T* to = at.q + (warp + WARPS) * at.q_stride;
-            query.finish(call, call.q_weight != nullptr, call.q_offset, call.q_eps, to);
-        }
-        if (newest && warp >= 2) {
-            unsigned page = page_ids[place.position / PAGE];
-            T* cache = head_of_page(call, page, place.kv_head) + place.position % PAGE * DIM;
-            T* to = at.key;
-            if (warp == 2) {
-                Head<DIM> key;
-                key.load(call, k_new, call.k_weight);
-                key.finish(call, call.k_weight != nullptr, call.k_offset, call.k_eps, to);
-            } else {
-                to = at.value;
-                cache += PAGE * DIM;
-                if (lane < DIM / 8) store_pack(to + lane * 8, load_pack(v_new + lane * 8));
+        if (job == KEY && !newest) job = NONE;
+#pragma unroll 1
+        while (job != NONE) {
+            bool is_key = job == KEY;
+            const float* weight = is_key ? call.k_weight : call.q_weight;
+            head.finish(call, weight != nullptr, is_key ? call.k_offset : call.q_offset, is_key ? call.k_eps : call.q_eps,
+                        is_key ? at.key : at.q + job * at.q_stride);
+            job = !is_key && job + WARPS < place.used ? job + WARPS : !is_key && warp == 2 && newest ? KEY : NONE;
+            if (job != NONE) {
+                head.load(call, job == KEY ? k_new : q + job * DIM, job == KEY ? call.k_weight : call.q_weight);
             }
-            if (lane < DIM / 8 && page < (unsigned)call.page_count) store_pack(cache + lane * 8, load_pack(to + lane * 8));
+        }
+        if (newest && warp >= 2 && lane < DIM / 8) {
+            unsigned page = page_ids[place.position / PAGE];
+            T* cache = head_of_page(call, page, place.kv_head) + place.position % PAGE * DIM + lane * 8;
+            if (warp == 3) cache += PAGE * DIM;
+            Pack pack = load_pack((warp == 2 ? at.key : v_new) + lane * 8);
+            if (warp == 3) store_pack(at.value + lane * 8, pack);
+            if (page < (unsigned)call.page_count) store_pack(cache, pack);
         }
     } else {
-        if (has_query && lane < DIM / 8) store_pack(at.q + warp * at.q_stride + lane * 8, plain);
+        if (job != NONE && lane < DIM / 8) store_pack(at.q + job * at.q_stride + lane * 8, plain);
         if (warp + WARPS < place.used && lane < DIM / 8) {
             store_pack(at.q + (warp + WARPS) * at.q_stride + lane * 8, load_pack(q + (warp + WARPS) * DIM + lane * 8));
         }
@@ -427,13 +428,13 @@ template <int DIM, bool FUSED> __device__ __forceinline__ void attend_alone(Call
     combine<DIM>(call, place, at);
 }
 
-#define ALONE(dim, blocks)                                                                              \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, blocks) paged_fused_##dim(PARAMETERS) {   \
-        attend_alone<dim, true>(ARGUMENTS);                                                             \
-    }                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, blocks) paged_decode_##dim(PARAMETERS) {  \
-        attend_alone<dim, false>(ARGUMENTS);                                                            \
+#define ALONE(dim, fused_blocks, blocks)                                                                     \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, fused_blocks) paged_fused_##dim(PARAMETERS) {  \
+        attend_alone<dim, true>(ARGUMENTS);                                                                  \
+    }                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, blocks) paged_decode_##dim(PARAMETERS) {       \
+        attend_alone<dim, false>(ARGUMENTS);                                                                 \
     }
-ALONE(64, 6)
-ALONE(128, 6)
-ALONE(256, 3)
+ALONE(64, 6, 6)
+ALONE(128, 5, 6)
+ALONE(256, 3, 3)

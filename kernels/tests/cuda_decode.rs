@@ -415,6 +415,49 @@ fn speed_of_shapes() {
     }
 }
 
+/// What parts of a launch cost: with and without the norm, and from one weight row on a multiprocessor (all that is not
+/// reading weights) to 32 tiles.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_parts() {
+    let Some(device) = device() else { return };
+    let dtype = Dtype::Bf16;
+    let space = filled(&device, 1 << 30);
+    let blocks = device.multiprocessors() as usize;
+    for k in [1024, 2560, 9728] {
+        for rows in [1, 4, 8, 16] {
+            let x = filled(&device, rows * k * 2);
+            let factor = filled(&device, k * 4);
+            let mut line = format!("k {k:4} rows {rows:2}: us by weight rows of a block");
+            for per_block in [1, 8, 16, 32, 64, 256] {
+                let n = per_block * blocks;
+                let out = device.allocate(rows * n * 2).unwrap();
+                let copies = space.bytes() / 2 / (n * k);
+                if copies == 0 {
+                    continue;
+                }
+                line += &format!(", {per_block}:");
+                for norm in [false, true] {
+                    let norm = norm.then(|| Norm { weight: Some(factor.tensor(Dtype::F32)), offset: 0.0, eps: EPS });
+                    let launches = 50;
+                    let time = microseconds(&device, launches, || {
+                        for launch in 0..launches {
+                            let weight = space.tensor(dtype).slice(launch % copies * n * k, n * k);
+                            let matrices = [Matrix { weight, n, bias: None, out: out.tensor(dtype) }];
+                            let x = x.tensor(dtype);
+                            let work = FewRows { x, rows, k, norm, matrices: &matrices, residual: None, glu: None };
+                            cuda::few_rows(&device, &work)?;
+                        }
+                        Ok(())
+                    });
+                    line += &format!(" {time:.2}");
+                }
+            }
+            println!("{line} (each without and with norm)");
+        }
+    }
+}
+
 /// Sizes of a decoder.
 struct Model {
     name: &'static str,

@@ -575,6 +575,61 @@ fn timings() {
     }
 }
 
+/// What parts of a decode step's attention cost: without norm and rotation, of one split (nothing to combine), and of keys
+/// that are too few to matter.
+#[test]
+#[ignore = "prints timings"]
+fn timings_of_parts() {
+    let Some(device) = device() else { return };
+    let dtype = Dtype::Bf16;
+    let (heads, kv_heads, dim) = (16, 8, 128);
+    let shape = shape(heads, kv_heads, dim, dim);
+    for batch in [1, 8, 64] {
+        for length in [0, 63, 64, 127, 255, 400, 1000] {
+            let max_pages = length / PAGE + 1;
+            let caches: Vec<PagedCache> = (0..8)
+                .map(|_| PagedCache::new(&device, batch * max_pages, batch, &shape, dtype).unwrap())
+                .inspect(|cache| device.zero(cache.tensor()).unwrap())
+                .collect();
+            let table: Vec<u32> = (0..(batch * max_pages) as u32).collect();
+            let sequences: Vec<u32> = (0..batch as u32).collect();
+            let step = Step::new(&device, &sequences, &vec![length as u32; batch], &table, max_pages, max_pages, 1);
+            let numbers = |seed, n| device.from_f32(&random(seed, n, 1.0), dtype).unwrap();
+            let (q, kv) = (numbers(1, batch * heads * dim), numbers(2, batch * kv_heads * dim));
+            let out = device.allocate(q.bytes()).unwrap();
+            let weight = device.from_f32(&random(4, dim, 1.0), Dtype::F32).unwrap();
+            let angles = device.from_f32(&random(5, batch * dim / 2, 1.0), Dtype::F32).unwrap();
+            let angles = angles.tensor(Dtype::F32);
+            let norm = Some(HeadNorm { weight: weight.tensor(Dtype::F32), offset: 0.0, eps: 1e-6 });
+            let rope = Some(Rope { dims: dim, interleaved: false, cos: angles, sin: angles });
+            let (q, kv, out) = (q.tensor(dtype), kv.tensor(dtype), out.tensor(dtype));
+            for (what, fused, norm, rope) in [
+                ("attention", false, None, None),
+                ("+ append", true, None, None),
+                ("+ rope", true, None, rope),
+                ("+ norm", true, norm, rope),
+            ] {
+                let run = || -> Result<(), cuda::CudaError> {
+                    for i in 0..100 {
+                        let cache = &caches[i % caches.len()];
+                        if fused {
+                            cuda::decode_attention(
+                                &device, q, kv, kv, norm, norm, rope, cache, &step.rows, &shape, CAUSAL, out,
+                            )?;
+                        } else {
+                            cuda::paged_attention(&device, q, cache, &step.rows, &shape, CAUSAL, out)?;
+                        }
+                    }
+                    Ok(())
+                };
+                report(&device, run, 100, |seconds| {
+                    eprintln!("batch {batch:2} context {length:4} {what:9}: {:6.2} us", seconds * 1e6);
+                });
+            }
+        }
+    }
+}
+
 /// Captures `run`, replays it, and reports the best of five as seconds a launch.
 fn report(device: &Device, run: impl Fn() -> Result<(), cuda::CudaError>, launches: usize, print: impl Fn(f64)) {
     run().unwrap();
