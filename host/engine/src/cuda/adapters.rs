@@ -239,6 +239,35 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
     lowered.remove(&gone);
 }
 
+/// The gradient of a B and that of what it multiplies stand next to each other and read the same: one kernel makes both.
+pub(crate) fn fuse_gradients(lowered: &mut Lowered, graph: &Graph) {
+    let mut gone = HashSet::new();
+    for i in 1..lowered.steps.len() {
+        let (first, second) = (&lowered.steps[i - 1], &lowered.steps[i]);
+        let of_adapter = |step: &Step| matches!(graph.node(step.node).op, Op::LinearAdd { .. });
+        let (Action::LinearGradWeight { weight, scale }, Action::LinearGradInput { weight: other, .. }) =
+            (first.action, second.action)
+        else {
+            continue;
+        };
+        let column = match (&lowered.kernels[i - 1], &lowered.kernels[i]) {
+            (Kernel::Plain, Kernel::Plain) if second.accumulate.is_none() => 0,
+            (Kernel::LowRankGradB { column, .. }, Kernel::LowRankGrad { column: same, .. }) if column == same => *column,
+            _ => continue,
+        };
+        if weight != other || !of_adapter(first) || !of_adapter(second) || first.inputs[0] != second.inputs[0] {
+            continue;
+        }
+        let (low, before) = (first.inputs[1], second.accumulate.map(|a| second.inputs[a]));
+        let step = &mut lowered.steps[i];
+        step.inputs = [step.inputs[0], low].into_iter().chain(before).collect();
+        step.accumulate = before.map(|_| 2);
+        lowered.kernels[i] = Kernel::AdapterGrad { weight, scale, column };
+        gone.insert(i - 1);
+    }
+    lowered.remove(&gone);
+}
+
 /// Slots that only the matrices and A of one augmented group read: they get columns for the group's low product. A value
 /// made again for the gradient of A alone stays as narrow as it was.
 fn widen(lowered: &mut Lowered, graph: &Graph, groups: &[Group]) -> HashSet<Slot> {

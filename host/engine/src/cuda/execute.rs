@@ -334,6 +334,24 @@ impl Run<'_> {
                 let b = Operand::new(self.matrix(*weight)?, n, r);
                 cuda::matmul(device, Operand::new(dy, rows, n), false, b, false, *scale as f32, 0.0, None, low)?;
             }
+            Kernel::AdapterGrad { weight, scale, column } => {
+                let (n, r) = self.shape(*weight);
+                self.accumulator(step)?;
+                let (dy, b, scale) = (input(0)?, self.matrix(*weight)?, *scale as f32);
+                let rows = dy.elements() / n;
+                let low = self.columns(step.inputs[1], rows, *column, r)?;
+                let d_low = self.columns(step.outputs[0], rows, *column, r)?;
+                let db = self.gradient(*weight);
+                if cuda::adapter_grad_fits(device, dy, n, r, low, b, d_low) {
+                    cuda::adapter_grad(device, dy, rows, n, low, b, r, scale, d_low, db)?;
+                } else {
+                    let dy = Operand::new(dy, rows, n);
+                    if let Some(db) = db {
+                        cuda::matmul(device, dy, true, low, false, scale, 1.0, None, Operand::new(db, n, r))?;
+                    }
+                    cuda::matmul(device, dy, false, Operand::new(b, n, r), false, scale, 0.0, None, d_low)?;
+                }
+            }
             Kernel::LowRankGradA { members } => {
                 let (r, k) = self.group_shape(members);
                 if let Some(da) = self.group_gradient(members) {

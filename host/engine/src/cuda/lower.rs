@@ -34,6 +34,8 @@ pub(crate) enum Kernel {
     LowRankGradB { weight: Param, scale: f64, column: usize },
     /// `(dy, low gradient)` -> the same, with this adapter's columns written: dy·B.
     LowRankGrad { weight: Param, scale: f64, column: usize },
+    /// `(dy, low[, low gradient])` -> low gradient: the two before at once, reading dy once.
+    AdapterGrad { weight: Param, scale: f64, column: usize },
     /// `(low gradient, x)`: the gradients of all A of the group.
     LowRankGradA { members: Vec<Param> },
     /// `(low gradient[, acc])` -> acc + low gradient · A.
@@ -82,6 +84,7 @@ impl Lowered {
     pub(crate) fn fused(program: &Program, graph: &Graph, element: Dtype, groups: &[Group]) -> Self {
         let mut lowered = Self::plain(program, graph, element);
         adapters::fuse(&mut lowered, graph, groups, element);
+        adapters::fuse_gradients(&mut lowered, graph);
         lowered.fuse_norm_rope(graph);
         lowered.fuse_norm_rope_grad(graph);
         lowered.fuse_add_norm(graph);
