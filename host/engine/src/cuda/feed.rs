@@ -30,6 +30,8 @@ pub(crate) struct Feed {
     rows: usize,
     count: usize,
     longest: usize,
+    /// Whether a buffer was replaced since it was last asked for: captured launches name the old one.
+    moved: bool,
     pub(crate) lengths: Vec<u32>,
     /// Rows by token, for the gradient of a trained embedding.
     pub(crate) order: Option<EmbedOrder>,
@@ -60,6 +62,7 @@ impl Feed {
             rows: 0,
             count: 0,
             longest: 0,
+            moved: false,
             lengths: Vec::new(),
             order: None,
         })
@@ -98,11 +101,17 @@ impl Feed {
         let bytes = 4 * words.len();
         if self.buffer.as_ref().is_none_or(|b| b.bytes() < bytes) {
             self.buffer = Some(device.allocate(bytes.next_power_of_two())?);
+            self.moved = true;
         }
         let all = self.part(0, words.len(), Dtype::U32);
         device.upload(bytemuck::cast_slice(&words), all)?;
         self.order = if sort_tokens { Some(EmbedOrder::new(device, &batch.tokens)?) } else { None };
         self.rotate(device, batch)
+    }
+
+    /// Whether what captured launches read lies elsewhere since this was last asked.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     fn rotate(&mut self, device: &Device, batch: &Batch) -> Result<(), CudaError> {
@@ -113,6 +122,7 @@ impl Feed {
             let bytes = 8 * rows * half;
             if rotation.tables.as_ref().is_none_or(|b| b.bytes() < bytes) {
                 rotation.tables = Some(device.allocate(bytes)?);
+                self.moved = true;
             }
             let (cos, sin) = rotation.tables(rows);
             let factor = rotation.frequencies.attention_factor();

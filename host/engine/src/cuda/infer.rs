@@ -335,12 +335,17 @@ impl CudaInfer {
             bound_pages: max_pages,
             longest_run: batch.sequence_lengths.iter().max().copied().unwrap_or(1) as usize,
         };
+        // A captured step of single rows serves later ones too, which are not fresh.
+        let fresh = fresh && paged.longest_run > 1;
         Ok((paged, fresh, wanted))
     }
 
     /// Runs a step with its caches and gives f32 logits of the wanted rows, on the device.
     fn step(&mut self, batch: &Batch, ids: &[SequenceId], wanted: &[usize]) -> Result<Option<Tensor>, EngineError> {
         self.feed.load(&self.device, batch, 0.0, 0, false)?;
+        if self.feed.take_moved() {
+            self.captured.clear();
+        }
         let (paged, fresh, wanted_rows) = self.prepare(batch, ids, wanted)?;
         let paged = PagedRows { positions: self.feed.positions(), ..paged };
         let decoding = paged.longest_run == 1 && wanted.len() == batch.rows();

@@ -145,6 +145,9 @@ impl CudaTrain {
         let training = training.is_some();
         let lowered = if training { &self.training } else { &self.evaluation };
         self.feed.load(&self.device, batch, scale, key, training && self.sorts_tokens)?;
+        if self.feed.take_moved() {
+            self.captured = None;
+        }
         self.weights.refresh(&self.device)?;
         if let Some(captured) = &self.captured
             && captured.training == training
