@@ -176,51 +176,144 @@ __device__ __forceinline__ void read_factor(const float* weight, float offset, i
     }
 }
 
-// The norm of each of `items` = rows * heads heads, then its rotation. A head belongs to `lanes` threads, a power of two up
-// to 32 that is at least the head's pairs of packs. In place if `out` is `x`.
-extern "C" __global__ void __launch_bounds__(256, 4)
-    norm_rope(const T* x, int items, int heads, int head_dim, int lanes, const float* __restrict__ weight, float offset,
-              float eps, int dims, const float* __restrict__ cos, const float* __restrict__ sin, int interleaved,
-              T* out) {
+// Up to HEADS heads of one row, which share its angles, for the threads of a group. A row's heads make `sets` of HEADS, the
+// last maybe of fewer.
+template <int HEADS> struct Heads {
+    long long row, start;
+    bool busy[HEADS];
+
+    __device__ __forceinline__ Heads(long long set, long long total, int sets, int heads, int head_dim, bool active) {
+        row = set / sets;
+        int head = (int)(set - row * sets) * HEADS;
+        start = (row * heads + head) * head_dim;
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) busy[i] = active && set < total && head + i < heads;
+    }
+};
+
+__device__ __forceinline__ void unpack(const Pack& pack, float (&to)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; i++) to[i] = to_float(pack.at[i]);
+}
+
+// The norm of each head, then its rotation. `total` is rows * sets of two heads; a set belongs to `lanes` threads, a power of
+// two up to 32 that is at least a head's pairs of packs. All loads of a thread are made before the first is waited for. In
+// place if `out` is `x`.
+extern "C" __global__ void __launch_bounds__(256, 3)
+    norm_rope(const T* x, int total, int sets, int heads, int head_dim, int lanes, const float* __restrict__ weight,
+              float offset, float eps, int dims, const float* __restrict__ cos, const float* __restrict__ sin,
+              int interleaved, T* out) {
+    constexpr int HEADS = 2;
     int unit = threadIdx.x & (lanes - 1), groups = blockDim.x / lanes;
-    bool active = unit < head_dim / 2 / V;
     Pair pair(unit, head_dim, dims, interleaved);
-    // 64 bits: the last step may pass 2^31.
-    for (long long base = (long long)blockIdx.x * groups; base < items; base += (long long)gridDim.x * groups) {
-        int item = (int)base + threadIdx.x / lanes;
-        bool busy = active && base + threadIdx.x / lanes < items;
-        long long start = (long long)item * head_dim, row = item / heads;
-        float first[V], second[V], c[V], s[V], squares = 0.0f;
-        if (busy) {
-            read_numbers(x + start + pair.first, first);
-            read_numbers(x + start + pair.second, second);
-            read_angles(cos + row * (dims / 2), sin + row * (dims / 2), pair, interleaved, 1.0f, c, s);
+    Heads<HEADS> at((long long)blockIdx.x * groups + threadIdx.x / lanes, total, sets, heads, head_dim,
+                    unit < head_dim / 2 / V);
+    Pack first_x[HEADS], second_x[HEADS];
+    float c[V], s[V], scale[HEADS];
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        if (!at.busy[h]) continue;
+        first_x[h] = load_pack(x + at.start + h * head_dim + pair.first);
+        second_x[h] = load_pack(x + at.start + h * head_dim + pair.second);
+    }
+    if (at.busy[0])
+        read_angles(cos + at.row * (dims / 2), sin + at.row * (dims / 2), pair, interleaved, 1.0f, c, s);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float squares = 0.0f;
+        if (at.busy[h]) {
+            float first[V], second[V];
+            unpack(first_x[h], first);
+            unpack(second_x[h], second);
 #pragma unroll
             for (int i = 0; i < V; i++) squares += first[i] * first[i] + second[i] * second[i];
         }
-        float scale = rsqrtf(group_sum(squares, lanes) / head_dim + eps);
-        if (busy) {
-            // Weights come from a cache; kept in registers they would leave room for too few threads.
+        scale[h] = rsqrtf(group_sum(squares, lanes) / head_dim + eps);
+    }
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        if (!at.busy[h]) continue;
+        // Weights come from a cache; kept in registers they would leave room for too few threads.
+        float first[V], second[V], factor[V];
+        unpack(first_x[h], first);
+        unpack(second_x[h], second);
+        read_factor(weight, offset, pair.first, factor);
+#pragma unroll
+        for (int i = 0; i < V; i++) first[i] *= scale[h] * factor[i];
+        read_factor(weight, offset, pair.second, factor);
+#pragma unroll
+        for (int i = 0; i < V; i++) second[i] *= scale[h] * factor[i];
+        turn_pair(first, second, c, s, interleaved);
+        write_numbers(out + at.start + h * head_dim + pair.first, first);
+        write_numbers(out + at.start + h * head_dim + pair.second, second);
+    }
+}
+
+// Gradient of norm_rope without that of the weight: `dy` turned back, then the gradient of the norm. `dx` may be `dy`
+// itself. Threads as in norm_rope.
+extern "C" __global__ void __launch_bounds__(256, 2)
+    norm_rope_grad(const T* x, const T* dy, int total, int sets, int heads, int head_dim, int lanes,
+                   const float* __restrict__ weight, float offset, float eps, int dims, const float* __restrict__ cos,
+                   const float* __restrict__ sin, int interleaved, T* dx) {
+    constexpr int HEADS = 2;
+    int unit = threadIdx.x & (lanes - 1), groups = blockDim.x / lanes;
+    Pair pair(unit, head_dim, dims, interleaved);
+    Heads<HEADS> at((long long)blockIdx.x * groups + threadIdx.x / lanes, total, sets, heads, head_dim,
+                    unit < head_dim / 2 / V);
+    Pack first_x[HEADS], second_x[HEADS], first_dy[HEADS], second_dy[HEADS];
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        if (!at.busy[h]) continue;
+        first_x[h] = load_pack(x + at.start + h * head_dim + pair.first);
+        second_x[h] = load_pack(x + at.start + h * head_dim + pair.second);
+        first_dy[h] = load_pack(dy + at.start + h * head_dim + pair.first);
+        second_dy[h] = load_pack(dy + at.start + h * head_dim + pair.second);
+    }
+    float c[V], s[V];
+    if (at.busy[0])
+        read_angles(cos + at.row * (dims / 2), sin + at.row * (dims / 2), pair, interleaved, -1.0f, c, s);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float first[V], second[V], squares = 0.0f, along = 0.0f;
+        if (at.busy[h]) {
+            unpack(first_dy[h], first);
+            unpack(second_dy[h], second);
+            turn_pair(first, second, c, s, interleaved);
             float factor[V];
             read_factor(weight, offset, pair.first, factor);
 #pragma unroll
-            for (int i = 0; i < V; i++) first[i] *= scale * factor[i];
+            for (int i = 0; i < V; i++) first[i] *= factor[i];
             read_factor(weight, offset, pair.second, factor);
 #pragma unroll
-            for (int i = 0; i < V; i++) second[i] *= scale * factor[i];
-            turn_pair(first, second, c, s, interleaved);
-            write_numbers(out + start + pair.first, first);
-            write_numbers(out + start + pair.second, second);
+            for (int i = 0; i < V; i++) second[i] *= factor[i];
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                float a = to_float(first_x[h].at[i]), b = to_float(second_x[h].at[i]);
+                squares += a * a + b * b;
+                along += first[i] * a + second[i] * b;
+            }
+        }
+        float scale = rsqrtf(group_sum(squares, lanes) / head_dim + eps);
+        float back = group_sum(along, lanes) * scale * scale * scale / head_dim;
+        if (at.busy[h]) {
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                first[i] = first[i] * scale - to_float(first_x[h].at[i]) * back;
+                second[i] = second[i] * scale - to_float(second_x[h].at[i]) * back;
+            }
+            write_numbers(dx + at.start + h * head_dim + pair.first, first);
+            write_numbers(dx + at.start + h * head_dim + pair.second, second);
         }
     }
 }
 
-// Gradient of norm_rope: `dy` turned back, then the gradient of the norm. `dx` may be `dy` itself. With `partials` [blocks,
-// head_dim] each block writes its sum of the weight's gradient.
+// The same over `items` = rows * heads single heads, and into `partials` [blocks, head_dim] each block's sum of the weight's
+// gradient.
 extern "C" __global__ void __launch_bounds__(256, 3)
-    norm_rope_grad(const T* x, const T* dy, int items, int heads, int head_dim, int lanes,
-                   const float* __restrict__ weight, float offset, float eps, int dims, const float* __restrict__ cos,
-                   const float* __restrict__ sin, int interleaved, T* dx, float* partials) {
+    norm_rope_grad_weight(const T* x, const T* dy, int items, int heads, int head_dim, int lanes,
+                          const float* __restrict__ weight, float offset, float eps, int dims,
+                          const float* __restrict__ cos, const float* __restrict__ sin, int interleaved, T* dx,
+                          float* partials) {
     int unit = threadIdx.x & (lanes - 1), groups = blockDim.x / lanes;
     bool active = unit < head_dim / 2 / V;
     Pair pair(unit, head_dim, dims, interleaved);
@@ -267,7 +360,6 @@ extern "C" __global__ void __launch_bounds__(256, 3)
             write_numbers(dx + start + pair.second, second);
         }
     }
-    if (!partials) return;
     // Over the groups of each warp, then over the warps in their order.
     __shared__ float sums[32 * 2 * V];
     for (int offset = lanes; offset < 32; offset <<= 1) {

@@ -199,6 +199,49 @@ fn norm_then_rotation_and_its_gradient() {
 }
 
 #[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr, reason = "a measurement is for reading")]
+fn time() {
+    let Some(device) = device() else { return };
+    let (rows, head_dim, dtype) = (16_384, 128, Dtype::Bf16);
+    for heads in [8, 16, 32] {
+        let n = rows * heads * head_dim;
+        let [x, dy, out] = [(); 3].map(|()| device.allocate(n * 2).unwrap());
+        let [x, dy, out] = [&x, &dy, &out].map(|buffer| buffer.tensor(dtype));
+        for tensor in [x, dy] {
+            device.write_f32(&random(1, n, 1.0), tensor).unwrap();
+        }
+        let angles = device.from_f32(&vec![0.7; rows * head_dim / 2], Dtype::F32).unwrap();
+        let (angles, w) = (angles.tensor(Dtype::F32), device.from_f32(&[1.0; 128], Dtype::F32).unwrap());
+        let (weight, shape) = (Some(w.tensor(Dtype::F32)), (rows, heads, head_dim));
+        let measure = |name: &str, bytes: usize, call: &dyn Fn()| {
+            call();
+            device.synchronize().unwrap();
+            let start = std::time::Instant::now();
+            (0..20).for_each(|_| call());
+            device.synchronize().unwrap();
+            let seconds = start.elapsed().as_secs_f64() / 20.0;
+            eprintln!("{name}, {heads} heads: {:.1} us, {:.0} GB/s", seconds * 1e6, bytes as f64 / seconds / 1e9);
+        };
+        let tables = rows * head_dim * 4;
+        let (rows, heads, head_dim) = shape;
+        measure("norm_rope", 4 * n + tables, &|| {
+            cuda::norm_rope(&device, x, rows, heads, head_dim, weight, 0.0, 1e-6, 128, angles, angles, false, out)
+                .unwrap();
+        });
+        for dweight in [None, weight] {
+            let name = if dweight.is_some() { "norm_rope_grad with dweight" } else { "norm_rope_grad" };
+            measure(name, 6 * n + tables, &|| {
+                cuda::norm_rope_grad(
+                    &device, x, dy, rows, heads, head_dim, weight, 0.0, 1e-6, 128, angles, angles, false, out, dweight,
+                )
+                .unwrap();
+            });
+        }
+    }
+}
+
+#[test]
 fn wrong_operands_are_refused() {
     let Some(device) = device() else { return };
     let buffer = device.from_f32(&[1.0; 64], Dtype::F32).unwrap();

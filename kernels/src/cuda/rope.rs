@@ -9,6 +9,8 @@ use super::tensor::{Dtype, Tensor};
 static ROPE: Source = Source { name: "rope", text: include_str!("../../cuda/rope.cu") };
 
 const BLOCK: usize = 256;
+/// Heads of a row that threads of the fused kernels take together, as in the source.
+const HEADS: usize = 2;
 
 /// Cosines and sines, each `[positions, inverse]`, of `position * inverse`, times `attention_factor`; as
 /// [`crate::rope_tables`]. `positions` are u32, the rest is f32.
@@ -161,9 +163,12 @@ pub fn norm_rope(
             return rope(device, out, rows, heads, head_dim, dims, cos, sin, interleaved, false, out);
         }
     };
+    size(function, "rows * heads", items)?;
+    let sets = heads.div_ceil(HEADS);
     let args = [
         x.into(),
-        size(function, "rows * heads", items)?.into(),
+        ((rows * sets) as i32).into(),
+        (sets as i32).into(),
         (heads as i32).into(),
         (head_dim as i32).into(),
         (lanes as i32).into(),
@@ -176,7 +181,7 @@ pub fn norm_rope(
         i32::from(interleaved).into(),
         out.into(),
     ];
-    let blocks = items.div_ceil(BLOCK / lanes);
+    let blocks = (rows * sets).div_ceil(BLOCK / lanes);
     device.launch(&ROPE, "norm_rope", dtype, [blocks as u32, 1, 1], BLOCK as u32, 0, &args)
 }
 
@@ -219,20 +224,9 @@ pub fn norm_rope_grad(
             return rms_norm_grad(device, x, dx, items, head_dim, weight, offset, eps, dx, false, dweight);
         }
     };
-    let mut blocks = items.div_ceil(BLOCK / lanes);
-    let mut partials = None;
-    if dweight.is_some() {
-        // As many blocks as run at once: each makes one partial sum.
-        blocks = blocks.min(device.multiprocessors() as usize * 3);
-        partials = Some(device.workspace(blocks * head_dim * 4)?.cast(Dtype::F32));
-    }
-    let args = [
-        x.into(),
-        dy.into(),
-        size(function, "rows * heads", items)?.into(),
-        (heads as i32).into(),
-        (head_dim as i32).into(),
-        (lanes as i32).into(),
+    let items_arg = size(function, "rows * heads", items)?;
+    let shape = [(heads as i32).into(), (head_dim as i32).into(), (lanes as i32).into()];
+    let tail = [
         weight.into(),
         offset.into(),
         eps.into(),
@@ -241,11 +235,19 @@ pub fn norm_rope_grad(
         sin.into(),
         i32::from(interleaved).into(),
         dx.into(),
-        partials.into(),
     ];
-    device.launch(&ROPE, "norm_rope_grad", dtype, [blocks as u32, 1, 1], BLOCK as u32, 0, &args)?;
-    match (dweight, partials) {
-        (Some(dweight), Some(partials)) => add_partials(device, dtype, partials, blocks, head_dim, head_dim, dweight),
-        _ => Ok(()),
-    }
+    let Some(dweight) = dweight else {
+        let sets = heads.div_ceil(HEADS);
+        let head = [x.into(), dy.into(), ((rows * sets) as i32).into(), (sets as i32).into()];
+        let blocks = (rows * sets).div_ceil(BLOCK / lanes);
+        let args = [&head[..], &shape, &tail].concat();
+        return device.launch(&ROPE, "norm_rope_grad", dtype, [blocks as u32, 1, 1], BLOCK as u32, 0, &args);
+    };
+    // As many blocks as run at once: each makes one partial sum.
+    let blocks = items.div_ceil(BLOCK / lanes).min(device.multiprocessors() as usize * 3);
+    let partials = device.workspace(blocks * head_dim * 4)?.cast(Dtype::F32);
+    let head = [x.into(), dy.into(), items_arg.into()];
+    let args = [&head[..], &shape, &tail, &[partials.into()]].concat();
+    device.launch(&ROPE, "norm_rope_grad_weight", dtype, [blocks as u32, 1, 1], BLOCK as u32, 0, &args)?;
+    add_partials(device, dtype, partials, blocks, head_dim, head_dim, dweight)
 }
