@@ -41,7 +41,12 @@ fn linear_and_its_gradients() {
                 .unwrap();
             let mut want = x.clone();
             cpu::linear_grad_input(&y0, m, n, Weight::F32(&w), k, 0.5, 1.0, &mut want);
-            close(&format!("{dtype:?} {m}x{k}x{n} dx"), &device.to_f32(dx.tensor(dtype)).unwrap(), &want, tolerance(dtype));
+            close(
+                &format!("{dtype:?} {m}x{k}x{n} dx"),
+                &device.to_f32(dx.tensor(dtype)).unwrap(),
+                &want,
+                tolerance(dtype),
+            );
             let dw = device.from_f32(&w, Dtype::F32).unwrap();
             cuda::linear_grad_weight(
                 &device,

@@ -67,7 +67,8 @@ fn folders_of_peft_give_its_logits_apart_and_merged() {
 
         let place = tempfile::tempdir().expect("a folder");
         let out = place.path().join("merged");
-        let options = MergeOptions { dtype: None, max_shard_bytes: u64::MAX, placement: Placement::default(), exist_ok: false };
+        let options =
+            MergeOptions { dtype: None, max_shard_bytes: u64::MAX, placement: Placement::default(), exist_ok: false };
         merge(&model, &graph, &adapter, &out, &options, open).expect("a merge");
         let (merged, graph) = open(&out).expect("the merged folder");
         let (batch, wanted) = oracle(&folder.join("oracle.safetensors"), "logits_merged");

@@ -60,7 +60,9 @@ impl EngineError {
                     .into(),
             ),
             Self::Placement { hint, .. } => Some(hint.clone()),
-            Self::NotFinite { .. } => Some("the weights hold NaN or infinity, or are too large for this precision".into()),
+            Self::NotFinite { .. } => {
+                Some("the weights hold NaN or infinity, or are too large for this precision".into())
+            }
             Self::NotDecodable(_) | Self::Unknown(_) => None,
         }
     }

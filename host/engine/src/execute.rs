@@ -13,8 +13,8 @@ use swift_kernels::{AttentionMask, AttentionShape, LossSums};
 
 use crate::batch::Batch;
 use crate::bridge::{Split, activation, binary_kernel, broadcast_kernel, commutes, expand, soft_cap_in_place, widen};
-use crate::error::EngineError;
 use crate::cpu_infer::Caches;
+use crate::error::EngineError;
 use crate::pool::Pool;
 use crate::weights::Weights;
 

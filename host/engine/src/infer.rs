@@ -244,6 +244,12 @@ impl InferSession {
             if tokens.is_empty() || work[..i].iter().any(|(other, _)| other == id) {
                 return Err(EngineError::Batch("each sequence must stand once, with at least one new token".into()));
             }
+            if let Some(token) = tokens.iter().find(|token| **token as usize >= self.vocabulary) {
+                return Err(EngineError::Batch(format!(
+                    "token id {token} is outside of the vocabulary of {}",
+                    self.vocabulary
+                )));
+            }
             if let Some(limit) = self.limit.filter(|limit| length + tokens.len() > *limit) {
                 return Err(EngineError::NotDecodable(format!(
                     "its dynamic rope scaling changes with the length beyond {limit} tokens, so earlier keys would be wrong"
@@ -280,9 +286,9 @@ impl InferSession {
             batch.weights = vec![0.0; batch.tokens.len()];
             batch.check(self.vocabulary)?;
             if let Err(error) = run(self.device.as_mut(), &batch, &ids, &wanted, &places) {
-                // The caches are half-extended.
-                for id in ids {
-                    self.end(id);
+                // The caches are half-extended, and results of earlier chunks are lost.
+                for (id, _) in work {
+                    self.end(*id);
                 }
                 return Err(error);
             }

@@ -26,7 +26,8 @@ fn labelled(sequences: &[&[u32]]) -> Batch {
 
 fn train(tuner: Tuner, recompute_blocks: bool) -> TrainSession {
     let (graph, weights) = decoder(None);
-    let options = TrainOptions { tuner, recompute_blocks, seed: 1, optimizer: AdamWOptions::default(), placement: placement() };
+    let options =
+        TrainOptions { tuner, recompute_blocks, seed: 1, optimizer: AdamWOptions::default(), placement: placement() };
     TrainSession::new(graph, Arc::new(weights), options).expect("a session")
 }
 

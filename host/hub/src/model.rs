@@ -100,6 +100,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// Whether it came from a GGUF file, whose weights are dequantised.
+    pub fn is_gguf(&self) -> bool {
+        self.gguf_tokenizer.is_some()
+    }
+
     /// Opens a Hugging Face folder, a GGUF file, or a folder holding exactly one GGUF and no safetensors.
     pub fn open(path: &Path) -> Result<Self, HubError> {
         Self::open_with(path, OpenOptions::default())

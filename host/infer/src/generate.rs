@@ -1,7 +1,8 @@
 //! Answers to a batch of prompts, each with a cache of its own, decoded together.
 //!
 //! When one answer ends, the next prompt takes its place. An answer does not depend on what stands beside it: it has
-//! its own cache, its own random numbers and its own stop words.
+//! its own cache, its own random numbers and its own stop words. (On a GPU all answers of a call are drawn on the host, with
+//! its generator, if one of them asks for what the GPU does not do.)
 
 use std::{
     ops::ControlFlow,

@@ -404,7 +404,14 @@ fn finite(
     Err(TrainError::NotFinite { step, quantity, value, rows: rows(), checkpoint: checkpoint.cloned() })
 }
 
-fn log_row(state: &TrainerState, plan: &Plan, norm: f64, rate: f64, peak_memory_bytes: Option<u64>, clock: &mut Clock) -> LogRow {
+fn log_row(
+    state: &TrainerState,
+    plan: &Plan,
+    norm: f64,
+    rate: f64,
+    peak_memory_bytes: Option<u64>,
+    clock: &mut Clock,
+) -> LogRow {
     let pending = &state.pending;
     let tokens_per_second = clock.tokens_per_second();
     clock.new_row();

@@ -92,6 +92,9 @@ struct Module(sys::CUmodule);
 // SAFETY: as for Function.
 unsafe impl Send for Module {}
 
+/// Shared memory at launch that no kernel must ask for: 48 KiB less what a kernel declares itself.
+const SHARED_BYTES: u32 = 16 << 10;
+
 /// A GPU. Clones are the same one.
 #[derive(Clone)]
 pub struct Device {
@@ -414,9 +417,7 @@ impl Device {
             Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Dtype::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             Dtype::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::U32 => {
-                bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32).collect()
-            }
+            Dtype::U32 => bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32).collect(),
             Dtype::U8 => bytes.iter().map(|b| f32::from(*b)).collect(),
         })
     }
@@ -519,7 +520,7 @@ impl Device {
         let key = (source.name, element, kernel);
         let mut functions = lock(&self.inner.functions);
         if let Some(function) = functions.get(&key)
-            && shared_bytes <= function.shared_bytes.max(48 << 10)
+            && shared_bytes <= function.shared_bytes.max(SHARED_BYTES)
         {
             return Ok(function.handle);
         }
@@ -528,12 +529,11 @@ impl Device {
         // SAFETY: the module was loaded into this context and is never unloaded.
         let handle = unsafe { result::module::get_function(module.0, name) }
             .map_err(|e| CudaError::call(format!("finding the kernel `{kernel}`"), e))?;
-        if shared_bytes > 48 << 10 {
+        if shared_bytes > SHARED_BYTES {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the handle is valid.
-            unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }.map_err(
-                |e| CudaError::call(format!("giving `{kernel}` {shared_bytes} bytes of shared memory"), e),
-            )?;
+            unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
+                .map_err(|e| CudaError::call(format!("giving `{kernel}` {shared_bytes} bytes of shared memory"), e))?;
         }
         if dependent {
             // A multiprocessor that must change its share of shared memory drains first, which would keep the next kernel

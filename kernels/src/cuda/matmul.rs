@@ -134,7 +134,11 @@ impl Matmuls {
     }
 }
 
-fn set<V>(descriptor: sys::cublasLtMatmulDesc_t, attribute: sys::cublasLtMatmulDescAttributes_t, value: &V) -> Result<(), CudaError> {
+fn set<V>(
+    descriptor: sys::cublasLtMatmulDesc_t,
+    attribute: sys::cublasLtMatmulDescAttributes_t,
+    value: &V,
+) -> Result<(), CudaError> {
     // SAFETY: the descriptor is valid and the value has the attribute's type.
     unsafe {
         lt::set_matmul_desc_attribute(descriptor, attribute, std::ptr::from_ref(value).cast::<c_void>(), size_of::<V>())
@@ -147,8 +151,8 @@ impl Plan {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let [m, n, k] = key.sizes;
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let descriptor =
-            lt::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F).map_err(fail("describing a matrix product"))?;
+        let descriptor = lt::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)
+            .map_err(fail("describing a matrix product"))?;
         // CUBLAS_OP_N and CUBLAS_OP_T, which cuBLASLt's header takes from cuBLAS's.
         let operation = |transpose: bool| i32::from(transpose);
         // Operands are swapped (see above): cuBLASLt's A is our right one, its B our left one, and a row-major matrix is

@@ -26,5 +26,13 @@ pub fn soft_cap(device: &Device, cap: f32, x: Tensor) -> Result<(), CudaError> {
 fn run(device: &Device, kernel: &'static str, x: Tensor, value: f32) -> Result<(), CudaError> {
     let blocks = x.elements().div_ceil(256);
     let grid = u32::try_from(blocks).map_err(|_| CudaError::invalid(format!("{kernel}: {} elements", x.elements())))?;
-    device.launch(&SCALAR, kernel, x.dtype(), [grid, 1, 1], 256, 0, &[x.into(), value.into(), (x.elements() as i64).into()])
+    device.launch(
+        &SCALAR,
+        kernel,
+        x.dtype(),
+        [grid, 1, 1],
+        256,
+        0,
+        &[x.into(), value.into(), (x.elements() as i64).into()],
+    )
 }

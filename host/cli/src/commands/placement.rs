@@ -1,6 +1,8 @@
 //! From what was asked for to where it runs: looks for GPUs, and says in words what was chosen.
 
-use swift_engine::{Compute, CudaDevice, CudaPlacement, EngineError, Placement, Quantization, cuda_devices, on_kernel_compile};
+use swift_engine::{
+    Compute, CudaDevice, CudaPlacement, EngineError, Placement, Quantization, cuda_devices, on_kernel_compile,
+};
 use swift_graph::{Checkpoint, StorageType};
 use swift_hub::Model;
 use swift_train::World;
@@ -118,7 +120,8 @@ impl Found {
         let floats = model.names().into_iter().filter_map(|name| Some(model.tensor(&name)?.dtype));
         let mut floats = floats.filter(|dtype| dtype.is_float_weight()).peekable();
         let exact = floats.peek().is_some() && floats.all(|dtype| dtype == StorageType::F32);
-        self.settle(settings, dtype, exact)
+        // A GGUF file's tensors are dequantised to float32: that says nothing of what they were.
+        self.settle(settings, dtype, exact && !model.is_gguf())
     }
 
     /// `all_f32`: the checkpoint stores nothing but float32.
@@ -135,13 +138,12 @@ impl Found {
                 });
             }
         };
+        if dtype == Some("float16") {
+            let message = "--torch_dtype float16 is not built for GPUs: its range is too small without loss scaling";
+            return Err(Failure::new(message, "use `--torch_dtype bfloat16`, or `--torch_dtype float32`"));
+        }
         let compute = match settings.compute {
             Some(compute) => compute,
-            None if dtype == Some("float16") => {
-                let message =
-                    "--torch_dtype float16 is not built for GPUs: its range is too small without loss scaling";
-                return Err(Failure::new(message, "use `--torch_dtype bfloat16`, or `--torch_dtype float32`"));
-            }
             // As stored. What is stored in float16 is computed in bfloat16: the description says so.
             None if all_f32 => Compute::F32,
             None => Compute::Bf16,

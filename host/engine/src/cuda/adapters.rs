@@ -78,8 +78,9 @@ pub(crate) fn groups(
     }
     for step in program.steps.iter().filter(|step| step.phase == Phase::Forward) {
         let Some(adapter) = low_rank(step, graph).and_then(|a| by_a.get(&a)) else { continue };
-        // A matrix used twice would have two places.
-        if uses[&adapter.a] != 1 || !graph.param(adapter.a).elements().is_multiple_of(alignment) {
+        // A matrix used twice would have two places, one on heads has several rows in each.
+        let whole = graph.ty(step.node).tail.len() == 1;
+        if !whole || uses[&adapter.a] != 1 || !graph.param(adapter.a).elements().is_multiple_of(alignment) {
             continue;
         }
         let rank = graph.param(adapter.a).shape[0] as usize;
@@ -99,7 +100,8 @@ pub(crate) fn groups(
         .into_iter()
         .map(|(slot, members)| {
             let rank = members.last().map_or(0, |m| m.column + m.rank);
-            let fits = |m: &Member| uses[&m.weight] == 1 && (graph.param(m.weight).shape[1] as usize).is_multiple_of(ROW);
+            let fits =
+                |m: &Member| uses[&m.weight] == 1 && (graph.param(m.weight).shape[1] as usize).is_multiple_of(ROW);
             let mut group = Group { members, rank, augmented: false };
             group.augmented = dense
                 && rank.is_multiple_of(ROW)
@@ -168,16 +170,21 @@ pub(crate) fn fuse(lowered: &mut Lowered, graph: &Graph, groups: &[Group], eleme
             (Action::Forward, Op::Linear { weight, .. }) if place.contains_key(weight) => {
                 let (g, member) = place[weight];
                 let key = (g, step.inputs[0], step.phase);
-                if low.contains_key(&key) {
-                    gone.insert(i);
-                } else {
-                    let slot = lowered.slot(groups[g].rank, element);
-                    low.insert(key, slot);
-                    lowered.steps[i].outputs = vec![slot];
-                    let wide = wide.contains(&step.inputs[0]);
-                    lowered.kernels[i] = Kernel::LowRank { members: groups[g].down(), wide };
-                }
-                moved.insert(step.outputs[0], (low[&key], member));
+                let slot = match low.get(&key) {
+                    Some(slot) => {
+                        gone.insert(i);
+                        *slot
+                    }
+                    None => {
+                        let slot = lowered.slot(groups[g].rank, element);
+                        low.insert(key, slot);
+                        lowered.steps[i].outputs = vec![slot];
+                        let wide = wide.contains(&step.inputs[0]);
+                        lowered.kernels[i] = Kernel::LowRank { members: groups[g].down(), wide };
+                        slot
+                    }
+                };
+                moved.insert(step.outputs[0], (slot, member));
             }
             (Action::Forward, Op::Linear { weight, .. })
                 if by_weight.contains_key(weight) && wide.contains(&step.inputs[0]) =>
@@ -252,7 +259,9 @@ pub(crate) fn fuse_gradients(lowered: &mut Lowered, graph: &Graph) {
         };
         let column = match (&lowered.kernels[i - 1], &lowered.kernels[i]) {
             (Kernel::Plain, Kernel::Plain) if second.accumulate.is_none() => 0,
-            (Kernel::LowRankGradB { column, .. }, Kernel::LowRankGrad { column: same, .. }) if column == same => *column,
+            (Kernel::LowRankGradB { column, .. }, Kernel::LowRankGrad { column: same, .. }) if column == same => {
+                *column
+            }
             _ => continue,
         };
         if weight != other || !of_adapter(first) || !of_adapter(second) || first.inputs[0] != second.inputs[0] {

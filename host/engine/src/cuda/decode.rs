@@ -65,6 +65,7 @@ fn fuse_attention(lowered: &mut Lowered, graph: &Graph) {
         if step.action != Action::Forward {
             continue;
         }
+        let width = graph.ty(graph.node(step.node).inputs[0]).last();
         let path = |slot: Slot| -> Path {
             let mut path = Path { from: slot, norm: None, rope: None, steps: Vec::new() };
             loop {
@@ -75,11 +76,13 @@ fn fuse_attention(lowered: &mut Lowered, graph: &Graph) {
                 }
                 let node = graph.node(made.node);
                 match node.op {
-                    Op::Rope { .. } if path.rope.is_none() && path.norm.is_none() => {
+                    Op::Rope { .. } if path.rope.is_none() && path.norm.is_none() && node.ty.last() == width => {
                         path.rope = Some((made.node, made.inputs[1]));
                     }
                     // A norm of whole rows, not of heads, stays.
-                    Op::RmsNorm { weight: Some(_), .. } if path.norm.is_none() && node.ty.tail.len() == 2 => {
+                    Op::RmsNorm { weight: Some(_), .. }
+                        if path.norm.is_none() && node.ty.tail.len() == 2 && node.ty.last() == width =>
+                    {
                         path.norm = Some(made.node);
                     }
                     _ => return path,
@@ -112,7 +115,9 @@ fn fuse_projections(lowered: &mut Lowered, graph: &Graph, is_dense: impl Fn(Para
     let mut by_input: Vec<(Slot, Vec<usize>)> = Vec::new();
     for (i, step) in lowered.steps.iter().enumerate() {
         let Op::Linear { weight, .. } = graph.node(step.node).op else { continue };
-        if step.action != Action::Forward || !is_dense(weight) {
+        // Products on heads have several rows in each, and are left alone.
+        let whole = graph.ty(step.node).tail.len() == 1;
+        if step.action != Action::Forward || !whole || !is_dense(weight) {
             continue;
         }
         match by_input.iter_mut().find(|(slot, _)| *slot == step.inputs[0]) {
@@ -135,6 +140,7 @@ fn fuse_projections(lowered: &mut Lowered, graph: &Graph, is_dense: impl Fn(Para
             made.action == Action::Forward
                 && matches!(node.op, Op::RmsNorm { .. })
                 && node.ty.tail.len() == 1
+                && members.iter().all(|m| graph.ty(graph.node(lowered.steps[*m].node).inputs[0]).tail == node.ty.tail)
                 && readers.get(input) == Some(&members.len())
         });
         let x = norm.map_or(*input, |j| lowered.steps[j].inputs[0]);

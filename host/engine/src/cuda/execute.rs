@@ -7,9 +7,9 @@ use swift_graph::{Graph, Param, Value};
 use swift_kernels::cuda::{self, Buffer, CrossEntropy, CudaError, Cudnn, Device, Dtype, Operand, Tensor};
 use swift_kernels::{AttentionMask, AttentionShape};
 
+use super::decode::Decode;
 use super::feed::Feed;
 use super::infer::Cached;
-use super::decode::Decode;
 use super::layout::Layout;
 use super::lower::{Kernel, Lowered};
 use super::weights::CudaWeights;
@@ -17,7 +17,7 @@ use crate::bridge::{activation, binary_kernel, broadcast_kernel, commutes};
 use crate::error::EngineError;
 
 /// Bytes of logits at once.
-pub(crate) const LOSS_CHUNK: usize = 1 << 30;
+pub(crate) const LOSS_CHUNK: usize = 512 << 20;
 
 /// Rows up to which a quantised matrix is multiplied by as it is; beyond, it is dequantised first.
 const QUANTIZED_ROWS: usize = 8;
@@ -245,7 +245,19 @@ impl Run<'_> {
                 let weight = self.vector(weight)?;
                 let (x, rows, dims) = (input(0)?, self.feed.rows(), dims as usize);
                 cuda::norm_rope(
-                    device, x, rows, heads, head_dim, weight, offset, eps, dims, cos, sin, interleaved, output(0)?,
+                    device,
+                    x,
+                    rows,
+                    heads,
+                    head_dim,
+                    weight,
+                    offset,
+                    eps,
+                    dims,
+                    cos,
+                    sin,
+                    interleaved,
+                    output(0)?,
                 )?;
             }
             Kernel::NormRopeGrad { norm } => {
@@ -485,9 +497,7 @@ impl Run<'_> {
         let cache = cached.cache(step.node)?;
         let out = self.slot(step.outputs[0])?;
         let (q_norm, k_norm) = (norm(q_norm)?, norm(k_norm)?);
-        cuda::decode_attention(
-            self.device, q, k, v, q_norm, k_norm, rope, cache, &cached.rows, &shape, mask, out,
-        )?;
+        cuda::decode_attention(self.device, q, k, v, q_norm, k_norm, rope, cache, &cached.rows, &shape, mask, out)?;
         Ok(())
     }
 
@@ -510,7 +520,9 @@ impl Run<'_> {
             Op::Linear { weight, bias } => {
                 let k = graph.param(*weight).shape[1] as usize;
                 let bias = bias.map(|b| self.matrix(b)).transpose()?;
-                if let Some(matrix) = self.weights.quantized(*weight).filter(|_| rows <= QUANTIZED_ROWS && bias.is_none()) {
+                if let Some(matrix) =
+                    self.weights.quantized(*weight).filter(|_| rows <= QUANTIZED_ROWS && bias.is_none())
+                {
                     return Ok(matrix.linear_few_rows(device, input(0)?, out)?);
                 }
                 let weight = self.weights.operand(device, *weight, width, k, self.matrix_scratch)?;
@@ -600,7 +612,7 @@ impl Run<'_> {
                 per_row: None,
                 sums: self.feed.sums(),
                 chunk_bytes: LOSS_CHUNK,
-                logits_dtype: Dtype::F32,
+                logits_dtype: self.weights.element(),
             },
             scratch.tensor(Dtype::U8),
         )?;
@@ -698,14 +710,24 @@ impl Run<'_> {
             Some(cudnn) => {
                 let sequences = self.feed.cudnn_sequences();
                 cudnn.attention_grad(
-                    self.device, q, k, v, out, logsumexp, dout, &sequences, &shape, mask, dq, dk, dv,
+                    self.device,
+                    q,
+                    k,
+                    v,
+                    out,
+                    logsumexp,
+                    dout,
+                    &sequences,
+                    &shape,
+                    mask,
+                    dq,
+                    dk,
+                    dv,
                 )?;
             }
             None => {
                 let sequences = self.feed.sequences();
-                cuda::attention_grad(
-                    self.device, q, k, v, out, logsumexp, dout, &sequences, &shape, mask, dq, dk, dv,
-                )?;
+                cuda::attention_grad(self.device, q, k, v, out, logsumexp, dout, &sequences, &shape, mask, dq, dk, dv)?;
             }
         }
         Ok(())
@@ -727,7 +749,7 @@ impl Run<'_> {
         let dy = self.slot(step.inputs[2])?;
         let of_big = (operand == 0) != swapped;
         let repeat = swift_kernels::Broadcast::Repeat;
-        if !(swapped && !commutes(op)) {
+        if !swapped || commutes(op) {
             let (da, db) = if of_big { (Some(d), None) } else { (None, Some(d)) };
             cuda::binary_grad(device, op_kernel, big, small, broadcast_kernel(kind), dy, da, db, false)?;
             return Ok(());

@@ -126,7 +126,8 @@ impl Feed {
             }
             let (cos, sin) = rotation.tables(rows);
             let factor = rotation.frequencies.attention_factor();
-            let reach = |range: std::ops::Range<usize>| batch.positions[range].iter().max().map_or(0, |p| *p as usize + 1);
+            let reach =
+                |range: std::ops::Range<usize>| batch.positions[range].iter().max().map_or(0, |p| *p as usize + 1);
             let fixed = rotation.frequencies.fixed_up_to().is_none_or(|limit| reach(0..rows) <= limit);
             if fixed {
                 cuda::rope_tables(device, positions, rotation.inverse.tensor(Dtype::F32), factor, cos, sin)?;

@@ -8,8 +8,8 @@ use swift_graph::ir::Op;
 use swift_graph::program::Program;
 use swift_graph::{Graph, Param, Value};
 use swift_kernels::cuda::{
-    self, Buffer, CudaError, Cudnn, DecodeProgram, Device, Dtype, FewRows, MOST_PERSISTENT_ROWS, Matrix, PAGE, PagedCache, PagedRows, ProfileRow, SampleSettings, Tensor,
-    WIDEST_VOCABULARY,
+    self, Buffer, CudaError, Cudnn, Device, Dtype, FewRows, Matrix, PAGE, PagedCache, PagedRows, ProfileRow,
+    SampleSettings, Tensor, WIDEST_VOCABULARY,
 };
 use swift_kernels::{AttentionMask, AttentionShape};
 
@@ -19,7 +19,6 @@ use super::feed::Feed;
 use super::layout::Layout;
 use super::lower::Lowered;
 use super::pages::{PageTable, PagesId};
-use super::persistent::Head;
 use super::train::{element_of, grow, open_cudnn};
 use super::weights::CudaWeights;
 use crate::batch::Batch;
@@ -32,7 +31,7 @@ const PREFILL_CHUNK: usize = 8192;
 /// Share of the free memory that the key-value cache takes.
 const CACHE_SHARE: f64 = 0.4;
 /// Tokens beyond which a larger cache is of no use.
-const CACHE_TOKENS: usize = 1 << 20;
+const CACHE_TOKENS: usize = 1 << 18;
 /// Captured decode steps kept: one for each number of sequences and bound on their length.
 const GRAPHS: usize = 64;
 
@@ -77,11 +76,8 @@ struct StepKey {
     max_pages: usize,
 }
 
-/// A captured decode step.
-struct Captured {
-    graph: cuda::Graph,
-    /// What the graph runs, if it is one launch.
-    _program: Option<DecodeProgram>,
+fn too_small(buffer: &Option<Buffer>, bytes: usize) -> bool {
+    buffer.as_ref().is_none_or(|b| b.bytes() < bytes)
 }
 
 /// A model on a GPU.
@@ -95,7 +91,7 @@ pub(crate) struct CudaInfer {
     whole: Lowered,
     few: Lowered,
     many: Lowered,
-    layouts: HashMap<(u8, usize), Layout>,
+    layouts: HashMap<(usize, usize), Layout>,
     memory: Option<Buffer>,
     matrix_scratch: Option<Buffer>,
     /// Logits f32, and the rows they are made from.
@@ -107,8 +103,10 @@ pub(crate) struct CudaInfer {
     caches: HashMap<Value, PagedCache>,
     pages: Option<PageTable>,
     sequences: BTreeMap<SequenceId, Option<PagesId>>,
-    captured: HashMap<StepKey, Captured>,
+    captured: HashMap<StepKey, cuda::Graph>,
     seen: HashSet<StepKey>,
+    /// Steps that cannot be captured.
+    refused: HashSet<StepKey>,
     profiling: bool,
 }
 
@@ -148,6 +146,7 @@ impl CudaInfer {
             sequences: BTreeMap::new(),
             captured: HashMap::new(),
             seen: HashSet::new(),
+            refused: HashSet::new(),
             profiling: false,
         })
     }
@@ -174,48 +173,40 @@ impl CudaInfer {
         Ok(())
     }
 
-    /// Runs the layers; the result lies in memory until the next run.
-    fn hidden(&mut self, batch: &Batch, cached: Option<(PagedRows, bool)>) -> Result<Tensor, EngineError> {
-        self.with_run(batch, cached, |run| {
-            run.run()?;
-            let result = run.lowered.result.ok_or_else(|| CudaError::invalid("the program has no result"))?;
-            Ok(run.slot(result)?)
-        })
+    /// Drops captured steps: something they name is about to move.
+    fn forget(&mut self) {
+        self.captured.clear();
+        self.seen.clear();
     }
 
-    /// What a run of the layers reads and writes.
-    fn with_run<R>(
-        &mut self,
-        batch: &Batch,
-        cached: Option<(PagedRows, bool)>,
-        work: impl FnOnce(&Run) -> Result<R, EngineError>,
-    ) -> Result<R, EngineError> {
+    /// Runs the layers; the result lies in memory until the next run.
+    fn hidden(&mut self, batch: &Batch, cached: Option<(PagedRows, bool)>) -> Result<Tensor, EngineError> {
         let rows = batch.rows();
         let decoding = cached.is_some_and(|(paged, _)| paged.longest_run == 1);
-        let (kind, lowered) = match (decoding, rows <= FEW_ROWS) {
-            (false, _) => (0, &self.whole),
-            (true, true) => (1, &self.few),
-            (true, false) => (2, &self.many),
+        let kind = match (decoding, rows <= FEW_ROWS) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
         };
+        let lowered = [&self.whole, &self.few, &self.many][kind];
         if self.layouts.len() > GRAPHS {
             self.layouts.clear();
         }
-        let layout = self.layouts.entry((kind, rows)).or_insert_with(|| layout(lowered, rows));
-        let before = self.memory.as_ref().map(Buffer::bytes);
-        let memory = grow(&self.device, &mut self.memory, layout.bytes)?;
-        if Some(memory.bytes()) != before {
-            // Captured steps name the memory that went.
-            self.captured.clear();
-        }
+        let bytes = self.layouts.entry((kind, rows)).or_insert_with(|| layout(lowered, rows)).bytes;
         let matrix_bytes = self.weights.largest_quantized() * self.weights.element().size();
+        if too_small(&self.memory, bytes) || too_small(&self.matrix_scratch, matrix_bytes) {
+            self.forget();
+        }
+        let memory = grow(&self.device, &mut self.memory, bytes)?;
         let matrix_scratch = grow(&self.device, &mut self.matrix_scratch, matrix_bytes)?;
         let cached = cached.map(|(rows, fresh)| Cached { caches: &self.caches, rows, fresh });
+        let lowered = [&self.whole, &self.few, &self.many][kind];
         let run = Run {
             device: &self.device,
             graph: &self.graph,
             lowered,
             weights: &self.weights,
-            layout,
+            layout: &self.layouts[&(kind, rows)],
             memory,
             feed: &self.feed,
             cudnn: self.cudnn.as_ref(),
@@ -224,32 +215,9 @@ impl CudaInfer {
             training: false,
             cached: cached.as_ref(),
         };
-        work(&run)
-    }
-
-    /// A decode step behind its embedding as one launch, where it can be one. Memory is as the step before left it.
-    fn persistent(&mut self, batch: &Batch, paged: PagedRows) -> Result<Option<DecodeProgram>, EngineError> {
-        let Op::Logits { table, scale: 1.0, .. } = self.graph.node(self.head).op else { return Ok(None) };
-        let vocabulary = self.vocabulary();
-        let elements = batch.rows() * vocabulary;
-        let room = self.head_memory.as_ref().filter(|buffer| buffer.bytes() >= 4 * elements);
-        let (Some(buffer), true) = (room, batch.rows() <= MOST_PERSISTENT_ROWS) else { return Ok(None) };
-        let out = buffer.at(0, elements, Dtype::F32);
-        let weight = self.weights.matrix(&self.device, table, None)?;
-        self.with_run(batch, Some((paged, false)), |run| run.persistent(Head { weight, vocabulary, out }))
-    }
-
-    /// Enqueues a decode step whose program [`CudaInfer::persistent`] made, and gives its logits.
-    fn run_persistent(&mut self, batch: &Batch, paged: PagedRows, program: &DecodeProgram) -> Result<Tensor, EngineError> {
-        self.with_run(batch, Some((paged, false)), |run| run.embed())?;
-        program.run(&self.device)?;
-        let elements = batch.rows() * self.vocabulary();
-        let logits = self.head_memory.as_ref().map(|buffer| buffer.at(0, elements, Dtype::F32));
-        let logits = logits.ok_or_else(|| CudaError::invalid("logits without memory"))?;
-        if let Op::Logits { soft_cap: Some(cap), .. } = self.graph.node(self.head).op {
-            cuda::soft_cap(&self.device, cap as f32, logits)?;
-        }
-        Ok(logits)
+        run.run()?;
+        let result = lowered.result.ok_or_else(|| CudaError::invalid("the program has no result"))?;
+        Ok(run.slot(result)?)
     }
 
     fn vocabulary(&self) -> usize {
@@ -262,12 +230,11 @@ impl CudaInfer {
             return Err(EngineError::Unknown("the graph has no head".into()));
         };
         let (vocabulary, k) = (self.vocabulary(), self.graph.param(table).shape[1] as usize);
-        let before = self.head_memory.as_ref().map(Buffer::bytes);
-        let bytes = rows.next_power_of_two() * vocabulary * 4;
-        let buffer = grow(&self.device, &mut self.head_memory, bytes)?;
-        if Some(buffer.bytes()) != before {
-            self.captured.clear();
+        let bytes = rows * vocabulary * 4;
+        if too_small(&self.head_memory, bytes) {
+            self.forget();
         }
+        let buffer = grow(&self.device, &mut self.head_memory, bytes)?;
         let out = buffer.at(0, rows * vocabulary, Dtype::F32);
         let weight = self.weights.matrix(&self.device, table, None)?;
         if rows <= FEW_ROWS && scale == 1.0 {
@@ -319,8 +286,9 @@ impl CudaInfer {
         let wanted_at = words.len();
         words.extend(wanted.iter().map(|w| *w as u32));
         let bytes = 4 * words.len();
-        if self.tables.as_ref().is_none_or(|b| b.bytes() < bytes) {
+        if too_small(&self.tables, bytes) {
             self.captured.clear();
+            self.seen.clear();
         }
         let buffer = grow(&self.device, &mut self.tables, bytes.next_power_of_two())?;
         self.device.upload(bytemuck::cast_slice(&words), buffer.at(0, words.len(), Dtype::U32))?;
@@ -344,43 +312,39 @@ impl CudaInfer {
     fn step(&mut self, batch: &Batch, ids: &[SequenceId], wanted: &[usize]) -> Result<Option<Tensor>, EngineError> {
         self.feed.load(&self.device, batch, 0.0, 0, false)?;
         if self.feed.take_moved() {
-            self.captured.clear();
+            self.forget();
         }
         let (paged, fresh, wanted_rows) = self.prepare(batch, ids, wanted)?;
         let paged = PagedRows { positions: self.feed.positions(), ..paged };
         let decoding = paged.longest_run == 1 && wanted.len() == batch.rows();
         let key = StepKey { rows: batch.rows(), max_pages: paged.max_pages };
         if decoding && let Some(captured) = self.captured.get(&key) {
-            captured.graph.launch()?;
-            return Ok(self.head_memory.as_ref().map(|b| b.at(0, key.rows * self.vocabulary(), Dtype::F32)));
+            let memory = self.head_memory.as_ref().ok_or_else(|| CudaError::invalid("logits without memory"))?;
+            captured.launch()?;
+            return Ok(Some(memory.at(0, key.rows * self.vocabulary(), Dtype::F32)));
         }
-        if decoding && !self.profiling && !self.seen.insert(key) {
+        if decoding && !self.profiling && !self.refused.contains(&key) && !self.seen.insert(key) {
             // The second step of a kind is captured: the first made all plans and buffers.
             let device = self.device.clone();
             let mut logits = None;
-            let program = self.persistent(batch, paged)?;
-            if let Some(program) = &program {
-                // Once before, so that it is compiled; the captured run writes the same again.
-                self.run_persistent(batch, paged, program)?;
-            }
             let captured = device.capture(|| -> Result<(), EngineError> {
-                logits = Some(match &program {
-                    Some(program) => self.run_persistent(batch, paged, program)?,
-                    None => {
-                        let h = self.hidden(batch, Some((paged, fresh)))?;
-                        self.logits_of(h, key.rows)?
-                    }
-                });
+                let h = self.hidden(batch, Some((paged, fresh)))?;
+                logits = Some(self.logits_of(h, key.rows)?);
                 Ok(())
             });
-            // What cannot be captured is run as it is.
-            if let Ok(graph) = captured {
-                graph.launch()?;
-                if self.captured.len() >= GRAPHS {
-                    self.captured.clear();
+            match captured {
+                Ok(graph) => {
+                    graph.launch()?;
+                    if self.captured.len() >= GRAPHS {
+                        self.captured.clear();
+                    }
+                    self.captured.insert(key, graph);
+                    return Ok(logits);
                 }
-                self.captured.insert(key, Captured { graph, _program: program });
-                return Ok(logits);
+                // What cannot be captured is run as it is, from now on.
+                Err(_) => {
+                    self.refused.insert(key);
+                }
             }
         }
         let h = self.hidden(batch, Some((paged, fresh)))?;

@@ -10,7 +10,6 @@
 //! | `feed` | what a step reads beside weights: rows, sequences, rotation tables |
 //! | `execute` | the one place where actions meet CUDA kernels |
 //! | `train`, `infer` | sessions |
-//! | `persistent` | a decode step as one launch |
 //! | `pages` | pages of the key-value cache |
 
 mod adapters;
@@ -21,7 +20,6 @@ mod infer;
 mod layout;
 mod lower;
 mod pages;
-mod persistent;
 mod quantized;
 #[cfg(test)]
 mod tests;

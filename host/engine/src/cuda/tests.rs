@@ -46,7 +46,8 @@ fn model(head_norms: bool) -> Graph {
     let mut h = b.embed(tokens, embedding).unwrap();
     for i in 0..2 {
         b.enter(&format!("layers.{i}"), "block").unwrap();
-        let load = |b: &mut Builder, name: &str, shape: &[u32]| b.load(&format!("layers.{i}.{name}.weight"), shape).unwrap();
+        let load =
+            |b: &mut Builder, name: &str, shape: &[u32]| b.load(&format!("layers.{i}.{name}.weight"), shape).unwrap();
         let norm = load(&mut b, "norm1", &[64]);
         let x = b.rms_norm(h, Some(norm), 1e-6, &[]).unwrap();
         let project = |b: &mut Builder, name: &str, heads: u32| {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use swift_graph::program::Action;
-use swift_kernels::{AdamW, LossSums};
 use swift_kernels::cuda::nccl::Communicator;
 use swift_kernels::cuda::{self, Buffer, CudaError, Cudnn, Device, Dtype, Graph, ProfileRow, Tensor};
+use swift_kernels::{AdamW, LossSums};
 
 use super::adapters;
 use super::execute::{LOSS_CHUNK, Run, layout};
@@ -63,12 +63,14 @@ pub(crate) fn element_of(compute: Compute) -> Dtype {
 
 /// cuDNN, if it is on this machine; without it, attention runs on our own kernels.
 pub(crate) fn open_cudnn(device: &Device, element: Dtype) -> Result<Option<Cudnn>, CudaError> {
-    if element == Dtype::F32 {
+    // It is asked for Hopper's kernels; ours serve older GPUs.
+    if element == Dtype::F32 || device.compute_capability().0 < 9 {
         return Ok(None);
     }
     match Cudnn::open(device) {
         Ok(cudnn) => Ok(Some(cudnn)),
-        Err(CudaError::MissingLibrary { .. }) => Ok(None),
+        // Missing, or older than what is known to be right.
+        Err(CudaError::MissingLibrary { .. } | CudaError::Invalid(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -87,10 +89,6 @@ impl CudaTrain {
     pub(crate) fn new(model: TrainModel, place: &CudaPlacement) -> Result<Self, EngineError> {
         let device = Device::open(place.ordinal)?;
         let element = element_of(place.compute);
-        let communicator = match &place.ranks {
-            Some(ranks) => ranks.connect(&device)?,
-            None => None,
-        };
         let dense = place.quantization.is_none();
         let groups = adapters::groups(&model.training, &model.graph, &model.adapters, ALIGNMENT, dense);
         let training = Lowered::fused(&model.training, &model.graph, element, &groups);
@@ -101,6 +99,11 @@ impl CudaTrain {
         let cudnn = open_cudnn(&device, element)?;
         let sorts_tokens = model.training.steps.iter().any(|s| matches!(s.action, Action::EmbedGrad { .. }));
         let norm = device.allocate(16)?;
+        // Last: what fails before it fails before the ranks wait for each other.
+        let communicator = match &place.ranks {
+            Some(ranks) => ranks.connect(&device)?,
+            None => None,
+        };
         Ok(Self {
             device,
             model,
@@ -125,7 +128,6 @@ impl CudaTrain {
     fn vocabulary(&self) -> usize {
         self.model.graph.ty(self.model.training.head).last()
     }
-
 
     fn loss_bytes(&self, rows: usize) -> usize {
         cuda::cross_entropy_scratch(rows, self.vocabulary(), self.weights.element(), LOSS_CHUNK)
@@ -265,7 +267,13 @@ impl TrainDevice for CudaTrain {
         let squares = self.norm.at(0, 8, Dtype::U8);
         let (factor, norm) = (self.norm.at(8, 1, Dtype::F32), self.norm.at(12, 1, Dtype::F32));
         cuda::sum_squares(&self.device, gradients, squares)?;
-        cuda::clip_factor(&self.device, squares, update.max_grad_norm.map_or(f32::INFINITY, |n| n as f32), factor, norm)?;
+        cuda::clip_factor(
+            &self.device,
+            squares,
+            update.max_grad_norm.map_or(f32::INFINITY, |n| n as f32),
+            factor,
+            norm,
+        )?;
         for (start, end, decays) in [(0, arena.decayed, true), (arena.decayed, arena.elements, false)] {
             let part = |buffer: &Buffer| buffer.at(4 * start, end - start, Dtype::F32);
             let element = self.weights.element();

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use swift_graph::checkpoint::{StorageType, TensorBytes, WeightSource};
 use swift_graph::ir::Op;
 use swift_graph::{Graph, Param};
-use swift_kernels::cuda::{
-    self, AdapterColumns, AdapterTable, Buffer, CudaError, Device, Dtype, Operand, Tensor,
-};
+use swift_kernels::cuda::{self, AdapterColumns, AdapterTable, Buffer, CudaError, Device, Dtype, Operand, Tensor};
 
 use super::adapters::Group;
 use super::quantized::QuantizedMatrix;
@@ -113,7 +111,12 @@ enum Held {
     Vector(Tensor),
     Quantized(Box<QuantizedMatrix>),
     /// `[n, stride]`: a matrix `[n, k]` with adapters' B in columns behind it.
-    Augmented { data: Tensor, n: usize, k: usize, stride: usize },
+    Augmented {
+        data: Tensor,
+        n: usize,
+        k: usize,
+        stride: usize,
+    },
     /// By its index in the arena.
     Trained(usize),
 }
@@ -275,7 +278,12 @@ impl CudaWeights {
         Ok(weights)
     }
 
-    fn adapter_table(&self, device: &Device, graph: &Graph, groups: &[Group]) -> Result<Option<AdapterTable>, EngineError> {
+    fn adapter_table(
+        &self,
+        device: &Device,
+        graph: &Graph,
+        groups: &[Group],
+    ) -> Result<Option<AdapterTable>, EngineError> {
         let Some(arena) = &self.arena else { return Ok(None) };
         let mut columns = Vec::new();
         for group in groups.iter().filter(|group| group.augmented) {
@@ -346,7 +354,12 @@ impl CudaWeights {
     }
 
     /// A parameter as an operand of products, dequantised into `scratch` where it is stored so.
-    pub(crate) fn matrix(&self, device: &Device, param: Param, scratch: Option<&Buffer>) -> Result<Tensor, EngineError> {
+    pub(crate) fn matrix(
+        &self,
+        device: &Device,
+        param: Param,
+        scratch: Option<&Buffer>,
+    ) -> Result<Tensor, EngineError> {
         match &self.held[param.index()] {
             Held::Matrix(tensor) => Ok(*tensor),
             Held::Trained(index) => Ok(self.working(*index)),
@@ -433,7 +446,10 @@ impl CudaWeights {
             }
             (Held::Quantized(_) | Held::Augmented { .. }, _) => {
                 return Err(EngineError::Placement {
-                    message: format!("`{}` is frozen and cannot be replaced", self.names[param.index()]),
+                    message: format!(
+                        "`{}` is frozen, in few bits or beside its adapter, and cannot be replaced",
+                        self.names[param.index()]
+                    ),
                     hint: "only what is trained can".into(),
                 });
             }
@@ -443,7 +459,10 @@ impl CudaWeights {
     }
 }
 
-fn checked<'s>(source: &'s dyn WeightSource, info: &swift_graph::ir::ParamInfo) -> Result<TensorBytes<'s>, EngineError> {
+fn checked<'s>(
+    source: &'s dyn WeightSource,
+    info: &swift_graph::ir::ParamInfo,
+) -> Result<TensorBytes<'s>, EngineError> {
     let tensor = source.bytes(&info.name)?;
     let mismatch = |message: String| EngineError::Mismatch { name: info.name.clone(), message };
     if tensor.shape.len() != info.shape.len() || tensor.shape.iter().zip(&info.shape).any(|(&a, &b)| a != b as usize) {
