@@ -18,7 +18,7 @@ const RUN: &str = include_str!("gpu/run.sh");
 
 /// Packages with tests for a GPU, and the names (or patterns) of these.
 const PACKAGES: [&str; 4] = ["swift-kernels", "swift-engine", "swift-tests", "swift-cli"];
-const TESTS: [&str; 5] = ["cuda", "cuda_*", "conformance", "invariants", "oracles"];
+const TESTS: [&str; 4] = ["cuda_*", "conformance", "invariants", "oracles"];
 
 /// Oracles beside the repository that the tests look for: these families, with their adapters.
 const FAMILIES: [&str; 4] = ["qwen2", "qwen3", "llama2", "llama3"];
