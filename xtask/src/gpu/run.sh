@@ -7,7 +7,8 @@
 #   ./run.sh gpu_benchmark ARGUMENTS, ./run.sh swift ARGUMENTS    one program, with the libraries on its path
 #
 # Environment: SWIFT_TEST_DEVICE (cuda:0), SWIFT_TEST_THREADS (8 tests at a time in a binary), SWIFT_TEST_SECONDS (180 for
-# a binary), SWIFT_SUITE_SECONDS (480 for all of them; what is left then is listed as not run).
+# a binary), SWIFT_SUITE_SECONDS (480 for all of them; what is left then is listed as not run), SWIFT_SUITE_MEASURE (no
+# leaves out what only measures).
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 manifest=$here/manifest.txt
@@ -88,6 +89,9 @@ suite() {
         echo "== $name" | tee -a "$log"
         (cd "$root/$folder" && "$here/bin/$name" --list --include-ignored 2>>"$log") |
             sed -n 's/: test$//p' | sort >"$work/$name.all"
+        if [ "${SWIFT_SUITE_MEASURE:-yes}" = no ]; then
+            sed -i -E '/speed|bandwidth/d' "$work/$name.all"
+        fi
         [ "$(left)" -lt "$seconds" ] && seconds=$(left)
         : >"$work/$name.log"
         # Tests that measure (named so) run after the others, one at a time, so that nothing runs beside them.
