@@ -21,6 +21,7 @@ usage: cargo xtask <chore>
   plugins build           build the first-party plugins into plugins/dist
   plugins build --check   build them and compare with plugins/dist
   wit-check               compare the contracts in wit/ with the released ones in wit/frozen
+  wit-freeze              freeze the present version of each contract that was raised
   test [arguments]        run all tests; arguments go to cargo nextest run
   demo                    build swift, fine-tune a small model, and show what it learned
   demo pretrain           make the demo's model again: untrained weights, corpus, `swift pt`
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ["plugins", "build"] => plugins::build(false),
         ["plugins", "build", "--check"] => plugins::build(true),
         ["wit-check"] => wit::check(),
+        ["wit-freeze"] => wit::freeze(),
         ["test", ref more @ ..] => test::all(more),
         ["demo"] => demo::demo(),
         ["demo", "pretrain"] => demo::pretrain(),

@@ -1,100 +1,213 @@
-//! Holds the contracts to their word: every frozen copy in `wit/frozen` must still be served by the current `wit/`.
+//! Holds the contracts to their word: whatever was released under `wit/frozen` is still served by the current `wit/`,
+//! and nothing that was released changes afterwards.
+//!
+//! It must not know what a contract is about: it compares any package in `wit/` with its frozen copies.
 
-use wit_parser::{PackageId, Resolve, WorldId};
+mod compare;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use semver::Version;
+use sha2::{Digest, Sha256};
 
 use crate::Result;
 
-/// Compares each `wit/frozen/NAME-VERSION` with `wit/NAME`.
+/// Names and checksums of all frozen copies, as `sha256sum` reads them.
+const SUMS: &str = "SHA256SUMS";
+
+/// All contracts: the current ones, and the released ones by name and version.
+#[derive(Debug, Clone, Default)]
+struct Contracts {
+    current: BTreeMap<String, String>,
+    frozen: BTreeMap<(String, Version), String>,
+    sums: String,
+}
+
+/// Compares each `wit/NAME` with every `wit/frozen/NAME-VERSION`.
 ///
 /// # Errors
-/// When a plugin built against a frozen copy would no longer load.
+/// When a plugin built against a frozen copy would no longer load, when a frozen copy was edited, or when a contract's
+/// present version has no frozen copy.
 pub(crate) fn check() -> Result<()> {
+    for line in Contracts::read(&crate::root().join("wit"))?.check()? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Freezes the present version of every contract that was not frozen yet. A frozen copy is never written again.
+///
+/// # Errors
+/// When what is there already is not in order.
+pub(crate) fn freeze() -> Result<()> {
     let wit = crate::root().join("wit");
-    let mut compared = 0;
-    let mut folders: Vec<_> = std::fs::read_dir(wit.join("frozen"))?.collect::<std::io::Result<_>>()?;
-    folders.sort_by_key(std::fs::DirEntry::file_name);
-    for folder in folders {
-        let frozen_name = folder.file_name().to_string_lossy().into_owned();
-        let (name, version) = frozen_name.rsplit_once('-').ok_or("folders in wit/frozen are called NAME-VERSION")?;
-        let file = format!("{name}.wit");
-        let frozen = std::fs::read_to_string(folder.path().join(&file))?;
-        let current = std::fs::read_to_string(wit.join(name).join(&file))?;
-        compatible(&frozen, &current).map_err(|error| {
-            format!(
-                "wit/{name} breaks plugins built for {version}: {error}\n\
-                 grow by a new function, a new option or a new interface; records, enums and parameters are frozen"
+    let mut contracts = Contracts::read(&wit)?;
+    // Only what is new may be missing from the list.
+    contracts.check_sums()?;
+    for (name, text) in contracts.current.clone() {
+        let version = declared_version(&name, &text)?;
+        if contracts.frozen.contains_key(&(name.clone(), version.clone())) {
+            continue;
+        }
+        let folder = wit.join("frozen").join(format!("{name}-{version}"));
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(format!("{name}.wit")), &text)?;
+        println!("froze swift:{name}@{version}");
+        contracts.frozen.insert((name, version), text);
+    }
+    contracts.sums = contracts.checksums();
+    contracts.check()?;
+    std::fs::write(wit.join("frozen").join(SUMS), &contracts.sums)?;
+    Ok(())
+}
+
+impl Contracts {
+    fn read(wit: &Path) -> Result<Self> {
+        let mut contracts = Self::default();
+        for folder in folders(wit)?.into_iter().filter(|folder| folder != "frozen") {
+            let text = only_file(wit, &folder, &folder)?;
+            contracts.current.insert(folder, text);
+        }
+        for folder in folders(&wit.join("frozen"))? {
+            let (name, version) = folder
+                .split_once('-')
+                .and_then(|(name, version)| Some((name, Version::parse(version).ok()?)))
+                .ok_or_else(|| format!("wit/frozen/{folder}: these folders are called NAME-VERSION"))?;
+            let text = only_file(&wit.join("frozen"), &folder, name)?;
+            contracts.frozen.insert((name.to_owned(), version), text);
+        }
+        contracts.sums = std::fs::read_to_string(wit.join("frozen").join(SUMS)).unwrap_or_default();
+        Ok(contracts)
+    }
+
+    /// One line for each frozen copy that is served.
+    fn check(&self) -> Result<Vec<String>> {
+        self.check_sums()?;
+        if self.frozen.is_empty() {
+            return Err("wit/frozen holds no released contract".into());
+        }
+        for (name, text) in &self.current {
+            self.check_version(name, text)?;
+        }
+        compare::well_formed(self)?;
+        let mut served = Vec::new();
+        for (name, version) in self.frozen.keys() {
+            if !self.current.contains_key(name) {
+                return Err(format!("wit/{name} is gone, and plugins were built for its {version}").into());
+            }
+            compare::serves(self, name, version).map_err(|error| {
+                format!(
+                    "wit/{name} breaks plugins built for {version}: {error}\n  \
+                     hint: grow by a new function in what plugins import, or by a new interface in a new world; records, \
+                     enums, parameters and exports are frozen"
+                )
+            })?;
+            served.push(format!("wit/{name} serves plugins built for {version}"));
+        }
+        Ok(served)
+    }
+
+    /// The present version is frozen, with these very words, and is the newest.
+    fn check_version(&self, name: &str, text: &str) -> Result<()> {
+        let version = declared_version(name, text)?;
+        if let Some((_, newer)) = self.frozen.keys().find(|(other, released)| other == name && *released > version) {
+            return Err(format!("wit/{name} is at {version}, and {newer} was released already").into());
+        }
+        let Some(frozen) = self.frozen.get(&(name.to_owned(), version.clone())) else {
+            return Err(format!(
+                "wit/frozen has no swift:{name}@{version}\n  hint: freeze it with `cargo xtask wit-freeze`; the copy is \
+                 what later changes are compared with"
             )
-        })?;
-        println!("wit/{name} serves plugins built for {version}");
-        compared += 1;
-    }
-    if compared == 0 {
-        return Err("wit/frozen holds no released contract".into());
-    }
-    Ok(())
-}
-
-/// Whether a host with the contract `current` can load what was built for `frozen`.
-fn compatible(frozen: &str, current: &str) -> Result<()> {
-    let mut resolve = Resolve::default();
-    let new = resolve.push_source("current.wit", current)?;
-    // One resolve cannot hold a package twice under one version, and the comparison ignores versions. The stand-in is
-    // above any version that a `@since` may name.
-    let (before, after) = frozen.split_once("@").ok_or("the frozen copy names no version")?;
-    let (_, after) = after.split_once(';').ok_or("the frozen copy names no package")?;
-    let old = resolve.push_source("frozen.wit", &format!("{before}@999.0.0;{after}"))?;
-    for (name, old_world) in worlds(&resolve, old) {
-        let Some((_, new_world)) = worlds(&resolve, new).into_iter().find(|(other, _)| *other == name) else {
-            return Err(format!("the world `{name}` is gone").into());
+            .into());
         };
-        wit_component::semver_check(resolve.clone(), old_world, new_world).map_err(|error| format!("{error:#}"))?;
-    }
-    Ok(())
-}
-
-fn worlds(resolve: &Resolve, package: PackageId) -> Vec<(String, WorldId)> {
-    resolve.packages[package].worlds.iter().map(|(name, id)| (name.clone(), *id)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn current() -> String {
-        std::fs::read_to_string(crate::root().join("wit/model/model.wit")).unwrap()
+        if code(frozen) != code(text) {
+            return Err(format!(
+                "wit/{name} differs from the released {version}\n  hint: what changes a contract raises its version: write \
+                 the next one in `package swift:{name}@...;`, then `cargo xtask wit-freeze`"
+            )
+            .into());
+        }
+        Ok(())
     }
 
-    #[test]
-    fn frozen_copies_are_served() {
-        check().unwrap();
-    }
-
-    #[test]
-    fn a_new_function_is_compatible() {
-        let grown = current().replace(
-            "scalar: func(x: f64) -> value;",
-            "scalar: func(x: f64) -> value; new-op: func(x: value) -> value;",
-        );
-        compatible(&current(), &grown).unwrap();
-        // The other way round, a function is missing.
-        assert!(compatible(&grown, &current()).is_err());
-    }
-
-    #[test]
-    fn frozen_types_and_signatures_cannot_change() {
-        for (old, new) in [
-            ("record value { id: u32 }", "record value { id: u32, rows: u32 }"),
-            (
-                "enum dtype { compute, float32, int32, boolean }",
-                "enum dtype { compute, float32, int32, boolean, int64 }",
-            ),
-            ("flag(bool), value(value)", "flag(bool), bytes(list<u8>), value(value)"),
-            ("softmax: func(x: value) -> value;", "softmax: func(x: value, axis: u32) -> value;"),
-            ("claims: func(config: string) -> option<string>;", "claims: func(config: string) -> string;"),
-        ] {
-            let changed = current().replace(old, new);
-            assert_ne!(changed, current(), "`{old}` stands in the contract");
-            assert!(compatible(&current(), &changed).is_err(), "`{new}` must be refused");
+    /// The list names exactly the frozen copies, as they are.
+    fn check_sums(&self) -> Result<()> {
+        let listed: Vec<&str> = self.sums.lines().collect();
+        let found = self.checksums();
+        for line in found.lines() {
+            let file = &line[line.len().min(66)..];
+            match listed.iter().find(|listed| listed.ends_with(file)) {
+                Some(same) if *same == line => {}
+                Some(_) => {
+                    return Err(format!(
+                        "wit/frozen/{file} was edited after its release\n  hint: restore it; plugins were built against it"
+                    )
+                    .into());
+                }
+                None => {
+                    return Err(format!(
+                        "wit/frozen/{SUMS} does not list {file}\n  hint: remove the copy, then `cargo xtask wit-freeze`"
+                    )
+                    .into());
+                }
+            }
+        }
+        match listed.iter().find(|line| !found.lines().any(|found| found == **line)) {
+            None => Ok(()),
+            Some(line) => Err(format!("wit/frozen/{SUMS} lists what is not there: {line}").into()),
         }
     }
+
+    fn checksums(&self) -> String {
+        let mut text = String::new();
+        for ((name, version), content) in &self.frozen {
+            for byte in Sha256::digest(content) {
+                let _ = write!(text, "{byte:02x}");
+            }
+            let _ = writeln!(text, "  {name}-{version}/{name}.wit");
+        }
+        text
+    }
+}
+
+/// The version in `package swift:NAME@VERSION;`.
+fn declared_version(name: &str, text: &str) -> Result<Version> {
+    let declared = text.lines().find_map(|line| line.trim().strip_prefix(&format!("package swift:{name}@")));
+    let version = declared.and_then(|rest| Version::parse(rest.trim().strip_suffix(';')?).ok());
+    Ok(version.ok_or_else(|| format!("{name}.wit does not say `package swift:{name}@VERSION;`"))?)
+}
+
+/// A contract without its comments and spaces: what plugins are built from.
+fn code(text: &str) -> String {
+    let lines = text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
+fn folders(path: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The text of `NAME.wit`, which must be the one file of its folder: a second one would not be compared.
+fn only_file(parent: &Path, folder: &str, name: &str) -> Result<String> {
+    let path = parent.join(folder);
+    for entry in std::fs::read_dir(&path)? {
+        let file = entry?.file_name();
+        if file.to_str() != Some(&format!("{name}.wit")) {
+            return Err(format!("{}: a contract is one file, {name}.wit", path.join(file).display()).into());
+        }
+    }
+    let file = path.join(format!("{name}.wit"));
+    Ok(std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?)
 }
