@@ -17,7 +17,7 @@ fn open(path: &Path) -> Result<(Arc<Model>, Graph), ExportError> {
     let model = Arc::new(Model::open(path)?);
     let host = Arc::new(PluginHost::new(PluginOptions::default()).expect("a plugin host"));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist/llama.wasm");
-    let plugin = host.load(&file).expect("the plugin loads");
+    let plugin = host.load(&file).and_then(|plugin| plugin.model()).expect("the plugin loads");
     let graph = plugin.trace(&model.config_text, "causal-lm", model.as_ref()).expect("a trace").graph;
     Ok((model, graph))
 }

@@ -117,7 +117,7 @@ fn plugin_for(family: &str) -> PathBuf {
 fn trace(folder: &Path, family: &str, weights: &MemoryWeights) -> Graph {
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json");
     let host = Arc::new(PluginHost::new(PluginOptions::default()).expect("a plugin host"));
-    let plugin = host.load(&plugin_for(family)).expect("the plugin loads");
+    let plugin = host.load(&plugin_for(family)).and_then(|plugin| plugin.model()).expect("the plugin loads");
     assert!(plugin.claims(&config).expect("an answer").is_some(), "the plugin claims its family");
     plugin.trace(&config, "causal-lm", weights).expect("a trace").graph
 }

@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 
 use swift_graph::BuildError;
 
+use crate::Kind;
+
 /// Function names of the plugin, innermost first; empty when the plugin carries no names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stack(pub Vec<String>);
@@ -46,8 +48,74 @@ pub enum PluginError {
     Types { plugin: String, contract: String, detail: String },
 
     /// It exports nothing that this host knows.
-    #[error("plugin `{plugin}` exports no model family{}", exported(exports))]
-    NoModelFamily { plugin: String, exports: Vec<String> },
+    #[error("plugin `{plugin}` is of no kind that swift knows{}", exported(exports))]
+    NoKind { plugin: String, exports: Vec<String> },
+
+    /// It is a plugin of another kind.
+    #[error("plugin `{plugin}` holds no {wanted}; it holds {}", kinds_listed(kinds))]
+    WrongKind { plugin: String, wanted: Kind, kinds: Vec<Kind> },
+
+    /// Its `plugin.toml` is damaged.
+    #[error("plugin `{plugin}`: {what}")]
+    Manifest { plugin: String, what: String },
+
+    /// Its `plugin.toml` says something else than its exports.
+    #[error("plugin `{plugin}` says that it holds {}, and holds {}", kinds_listed(said), kinds_listed(exported))]
+    Kinds { plugin: String, said: Vec<Kind>, exported: Vec<Kind> },
+
+    /// It imports a capability that its `plugin.toml` does not ask for.
+    #[error("plugin `{plugin}` imports `{interface}` and does not ask for `{key}` in its plugin.toml")]
+    NotAsked { plugin: String, interface: String, key: &'static str },
+
+    /// It asks for a capability that the user did not grant.
+    #[error("plugin `{plugin}` asks {}, which was not granted", asks(what, asked))]
+    NotGranted { plugin: String, what: &'static str, asked: String },
+
+    /// The user granted a host that it does not ask for.
+    #[error("plugin `{plugin}` does not ask to speak to `{host}`; it asks for {asked}")]
+    NotAskedHost { plugin: String, host: String, asked: String },
+
+    /// What was granted cannot be opened.
+    #[error("plugin `{plugin}` was granted {path}, which cannot be opened: {source}")]
+    Grant { plugin: String, path: String, source: std::io::Error },
+
+    /// A grant names a plugin that is not there.
+    #[error("something was granted to the plugin `{plugin}`, which is not there")]
+    GrantToNone { plugin: String, there: Vec<String> },
+
+    /// A grant names a plugin that is there twice.
+    #[error("something was granted to `{plugin}`, and two different plugins have that name: {}", plugins.join(" and "))]
+    GrantToTwo { plugin: String, plugins: Vec<String> },
+
+    /// It holds no function of this name.
+    #[error("plugin `{plugin}` holds no {kind} `{wanted}`; it holds {}", listed(names))]
+    NoFunction { plugin: String, kind: Kind, wanted: String, names: Vec<String> },
+
+    /// No plugin holds a function of this name.
+    #[error("no plugin holds a {kind} `{wanted}`; there are {}", listed(names))]
+    Unknown { kind: Kind, wanted: String, names: Vec<String>, problems: Vec<String> },
+
+    /// Two plugins of the same standing hold a function of this name.
+    #[error("more than one plugin holds a {kind} `{wanted}`: {}", plugins.join(" and "))]
+    AmbiguousFunction { kind: Kind, wanted: String, plugins: Vec<String> },
+
+    /// It does not take the user's settings.
+    #[error("plugin `{plugin}` does not take the settings of `{function}`: {message}")]
+    Settings { plugin: String, function: String, message: String },
+
+    /// It gave an answer that cannot be, or said that it failed.
+    #[error("plugin `{plugin}` failed in `{call}`: {what}")]
+    Answer { plugin: String, call: String, what: String },
+
+    /// It cannot read a source.
+    #[error("plugin `{plugin}` cannot read {location}: {message}")]
+    Source { plugin: String, location: String, message: String },
+
+    /// Too many samples have no score.
+    #[error(
+        "plugin `{plugin}`: `{function}` gave no score for {failed} of {samples} samples; the latest reason: {reason}"
+    )]
+    TooManyFailures { plugin: String, function: String, failed: u64, samples: u64, reason: String },
 
     /// The compiler refused it or failed.
     #[error("plugin `{plugin}` cannot be compiled: {detail}")]
@@ -56,6 +124,14 @@ pub enum PluginError {
     /// It ran longer than its budget of instructions.
     #[error("plugin `{plugin}` ran without end in `{call}`{place}: it used up its {budget} units of fuel")]
     Fuel { plugin: String, call: String, place: Place, budget: u64, stack: Stack },
+
+    /// It waited longer than it may.
+    #[error("plugin `{plugin}` took longer than {seconds} s in `{call}`")]
+    Deadline { plugin: String, call: String, seconds: f64, stack: Stack },
+
+    /// It handed over more than any answer needs.
+    #[error("plugin `{plugin}` handed over more than {budget} MiB in `{call}`")]
+    Output { plugin: String, call: String, budget: usize, stack: Stack },
 
     /// It called the host more often than any model needs.
     #[error("plugin `{plugin}` called the host more than {budget} times in `{call}`{place}")]
@@ -102,6 +178,18 @@ fn exported(exports: &[String]) -> String {
     if exports.is_empty() { String::new() } else { format!(" (it exports {})", exports.join(", ")) }
 }
 
+fn kinds_listed(kinds: &[Kind]) -> String {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    if names.is_empty() { "nothing".into() } else { names.join(", ") }
+}
+
+fn asks(what: &str, asked: &str) -> String {
+    match what {
+        "net" => format!("to speak to {asked} over the network"),
+        _ => "to read files".into(),
+    }
+}
+
 fn listed(asked: &[String]) -> String {
     if asked.is_empty() { "none".into() } else { asked.join(", ") }
 }
@@ -121,7 +209,31 @@ impl PluginError {
             }
             Self::Wasi { .. } | Self::Import { .. } => "use another build of the plugin; this one cannot be loaded safely".into(),
             Self::Types { plugin, .. } => format!("`{plugin}` was built from a changed contract: use a released build of it"),
-            Self::NoModelFamily { .. } => "give a plugin that builds model families with --plugin".into(),
+            Self::NoKind { .. } => "use a component that was built as a plugin for swift".into(),
+            Self::WrongKind { wanted, .. } => format!("give a plugin that holds a {wanted}"),
+            Self::Manifest { .. } | Self::Kinds { .. } | Self::NotAsked { .. } => {
+                "use another build of the plugin: this one was put together wrongly".into()
+            }
+            Self::NotGranted { plugin, what: "net", asked } => {
+                let host = asked.split(", ").next().filter(|host| !host.is_empty() && *host != "*").unwrap_or("HOST");
+                format!("if you trust it with that: --allow {plugin}:net={host}")
+            }
+            Self::NotGranted { plugin, .. } => format!("if you trust it with that: --allow {plugin}:read=FOLDER"),
+            Self::NotAskedHost { plugin, .. } => format!("leave this host out of --allow {plugin}:net=..."),
+            Self::Grant { .. } => "grant a folder that is there and that you may read".into(),
+            Self::GrantToNone { there, .. } => format!("the plugins of this run are {}; check the name in --allow", listed(there)),
+            Self::GrantToTwo { .. } => "leave one of them out, so that it is clear who gets what was granted".into(),
+            Self::NoFunction { names, .. } => format!("use one of {}", listed(names)),
+            Self::Unknown { .. } => "check the spelling, give the plugin with --plugin FILE, or install it with `swift plugin add`".into(),
+            Self::AmbiguousFunction { wanted, .. } => format!("say which: PLUGIN/{wanted}"),
+            Self::Settings { .. } => "change or leave out what it names".into(),
+            Self::Answer { .. } => "this is a fault of the plugin: report it to its author with the text above, or use another version".into(),
+            Self::Source { .. } => "check what you named as the dataset".into(),
+            Self::TooManyFailures { .. } => {
+                "mend the reward or the rows; --reward_failures skip lets the run go on without these scores, or a share such as 0.5 allows more".into()
+            }
+            Self::Deadline { .. } => "the service or disk it waits for may be slow; --plugin_timeout SECONDS gives it longer".into(),
+            Self::Output { .. } => "the plugin was stopped and nothing was changed: report it to its author, or use another version".into(),
             Self::Compile { .. } | Self::Trap { .. } | Self::Panic { .. } => {
                 "this is a fault of the plugin: report it to its author with the text above, or use another version".into()
             }
@@ -156,11 +268,28 @@ impl PluginError {
             }
             Self::Import { .. } => "a plugin may import only `swift:*` interfaces",
             Self::Types { .. } => "never edit the frozen records, enums and parameters of a contract",
-            Self::NoModelFamily { .. } => "export `swift:model/adapter`; in Rust `export_family!(YourType)`",
-            Self::Fuel { .. } | Self::Calls { .. } => {
+            Self::NoKind { .. } => {
+                "export one of the interfaces of swift's contracts, such as `swift:reward/rewards`; `swift plugin new` starts from one that does"
+            }
+            Self::Manifest { .. } => "`swift plugin build` checks plugin.toml and embeds it",
+            Self::Kinds { .. } => "`kind` in plugin.toml lists what the component exports, no more and no less",
+            Self::NotAsked { .. } => "what a plugin asks for stands under [capabilities] in plugin.toml",
+            Self::Settings { .. } => "say which setting is wrong and what it takes",
+            Self::Answer { .. } => {
+                "one answer for each thing that was asked, finite numbers, and a reason for all that is left out"
+            }
+            Self::Deadline { .. } => "give each request a timeout of its own, well below the call's",
+            Self::Output { .. } => "hand over less at a time",
+            Self::Fuel { call, .. } | Self::Calls { call, .. } if call == "build" || call == "claims" => {
                 "tracing takes a few million units of fuel: look for a loop that depends on the config"
             }
-            Self::Memory { .. } => "tracing needs a few MiB: a plugin holds handles, never weights",
+            Self::Fuel { .. } | Self::Calls { .. } => {
+                "look for a loop that does not end for this input; `swift plugin bench` shows what a call takes"
+            }
+            Self::Memory { call, .. } if call == "build" || call == "claims" => {
+                "tracing needs a few MiB: a plugin holds handles, never weights"
+            }
+            Self::Memory { .. } => "keep less at a time: an instance sees one small batch",
             Self::Panic { .. } => {
                 "return an error that names the config's key for everything a config can cause; panics are for bugs"
             }
@@ -177,11 +306,29 @@ impl PluginError {
         match self {
             Self::Fuel { stack, .. }
             | Self::Calls { stack, .. }
+            | Self::Deadline { stack, .. }
+            | Self::Output { stack, .. }
             | Self::Memory { stack, .. }
             | Self::Panic { stack, .. }
             | Self::Trap { stack, .. }
             | Self::Build { stack, .. } => &stack.0,
             _ => &[],
+        }
+    }
+
+    /// The trouble alone, for where it is clear whose it is: the reason of a sample without a score.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Answer { what, .. } => what.clone(),
+            Self::Panic { message, .. } => message.clone(),
+            Self::Trap { reason, .. } => format!("it trapped: {reason}"),
+            Self::Fuel { .. } => "it ran without end".into(),
+            Self::Memory { asked, budget, .. } => {
+                format!("it asked for {asked} MiB of memory; its budget is {budget} MiB")
+            }
+            Self::Deadline { seconds, .. } => format!("it took longer than {seconds} s"),
+            Self::Output { budget, .. } => format!("it handed over more than {budget} MiB"),
+            other => other.to_string(),
         }
     }
 
@@ -194,7 +341,7 @@ impl PluginError {
         for (index, function) in self.stack().iter().enumerate() {
             let _ = writeln!(text, "  {} {function}", if index == 0 { "at" } else { "by" });
         }
-        if let Self::NoPlugin { problems, .. } = self {
+        if let Self::NoPlugin { problems, .. } | Self::Unknown { problems, .. } = self {
             for problem in problems {
                 let _ = writeln!(text, "  not loaded: {problem}");
             }

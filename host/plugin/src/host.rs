@@ -1,57 +1,142 @@
-//! The engine, a loaded plugin, and one call into it: a fresh instance with its own budget, dropped afterwards.
+//! The engines, and a component loaded into one of them: checked, compiled, linked to what it may call.
 
 #![allow(unsafe_code, reason = "compiled plugins are deserialised, after their MAC was checked")]
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use swift_graph::{Builder, Checkpoint, Graph};
-use wasmtime::component::{Component, HasSelf, Linker, Resource};
-use wasmtime::{Config, Engine, Store, Trap, WasmBacktrace};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::{Config, Engine};
 
-use crate::binding::contract::{ModelAdapter, ModelAdapterPre};
-use crate::binding::{BuilderHandle, Fault, State};
+use crate::binding::{State, loader, model, plugin, template};
 use crate::cache::{Cache, default_folder};
+use crate::capability::files::Files;
+use crate::capability::http::Http;
 use crate::clean::clean;
-use crate::error::{Place, Stack};
-use crate::{CONTRACT, PluginError, Result, contract};
+use crate::contract::{self, FILES, HTTP, Inspection, MAX_COMPONENT};
+use crate::{Grants, Kind, LogLine, PluginError, Result};
 
-/// Budgets of a plugin and the place of compiled ones.
-#[derive(Debug, Clone)]
+/// Hears something about a plugin: its name and a line.
+pub type Listener<T> = Arc<dyn Fn(&str, T) + Send + Sync>;
+
+/// Budgets of plugins, what they were granted, and the place of compiled ones.
+#[derive(Clone)]
 pub struct PluginOptions {
     /// Units of fuel for one call, about one for each instruction. The trace of a large model takes a few million.
     pub fuel: u64,
+    /// Fuel on top of it for each sample, row, example or conversation of a call.
+    pub fuel_each: u64,
+    /// How long one call may take where a plugin may wait: for files or an answer over HTTP. Such a plugin has no fuel.
+    pub deadline: Duration,
     /// Bytes of memory for one instance.
     pub memory: usize,
-    /// Calls to the host in one trace.
+    /// Calls to the host in one call.
     pub calls: u64,
     /// Folder of compiled plugins; `None` compiles each time.
     pub cache: Option<PathBuf>,
+    /// What the user granted.
+    pub grants: Grants,
+    /// Hears what plugins log.
+    pub log: Option<Listener<LogLine>>,
+    /// Hears what takes a while: compiling a large component.
+    pub notice: Option<Listener<String>>,
+}
+
+impl std::fmt::Debug for PluginOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginOptions")
+            .field("fuel", &self.fuel)
+            .field("memory", &self.memory)
+            .field("deadline", &self.deadline)
+            .field("cache", &self.cache)
+            .field("grants", &self.grants)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for PluginOptions {
     fn default() -> Self {
-        Self { fuel: 1_000_000_000, memory: 256 << 20, calls: 1_000_000, cache: default_folder() }
+        Self {
+            fuel: 2_000_000_000,
+            fuel_each: 200_000_000,
+            deadline: Duration::from_secs(60),
+            memory: 512 << 20,
+            calls: 1_000_000,
+            cache: default_folder(),
+            grants: Grants::default(),
+            log: None,
+            notice: None,
+        }
     }
 }
 
-/// A value larger than this in one call (a name, a list) is not a model's.
-const MAX_CALL_BYTES: usize = 1 << 20;
-/// Longest message of a plugin that is shown.
-const MESSAGE: usize = 2000;
+/// How often the clock of an engine with deadlines ticks.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// A component from this size on takes a second or more to compile.
+const LARGE: usize = 1 << 20;
 
-/// The WebAssembly engine with its limits.
-pub struct PluginHost {
+/// A WebAssembly engine with what plugins may import.
+struct Runtime {
     engine: Engine,
     linker: Linker<State>,
-    options: PluginOptions,
+    /// Names the code that this engine makes and can load.
+    key: String,
+}
+
+impl Runtime {
+    /// With `deadlines` calls are interrupted by a clock, else by fuel: the same number on every machine.
+    fn new(deadlines: bool) -> wasmtime::Result<Self> {
+        let mut config = Config::new();
+        if deadlines {
+            config.epoch_interruption(true);
+        } else {
+            config.consume_fuel(true);
+        }
+        // Same plugin, same answer on every machine.
+        config.cranelift_nan_canonicalization(true);
+        config.wasm_relaxed_simd(false);
+        config.wasm_memory64(false);
+        let engine = Engine::new(&config)?;
+        let mut linker = Linker::new(&engine);
+        model::contract::swift::model::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        model::contract::swift::model::graph::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        plugin::swift::plugin::log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        template::swift::template::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        // One interface for two worlds: either's bindings add the same nothing.
+        loader::swift::dataset::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        let key = hex(&Sha256Hasher::of(&engine.precompile_compatibility_hash()));
+        if deadlines {
+            // Ends with the engine: the thread holds it weakly.
+            let engine = engine.weak();
+            let tick = move || {
+                while let Some(engine) = engine.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(TICK);
+                }
+            };
+            std::thread::Builder::new()
+                .name("plugin deadlines".into())
+                .spawn(tick)
+                .map_err(|error| wasmtime::Error::msg(format!("no thread for deadlines: {error}")))?;
+        }
+        Ok(Self { engine, linker, key })
+    }
+}
+
+/// The WebAssembly engines with their limits.
+pub struct PluginHost {
+    /// For plugins that only compute.
+    pure: Runtime,
+    /// For plugins that may wait; made when the first one is loaded.
+    waiting: OnceLock<Runtime>,
+    pub(crate) options: PluginOptions,
     cache: Option<Cache>,
     cache_problem: Option<String>,
-    /// Names the code that this engine makes and can load.
-    engine_key: String,
 }
 
 impl std::fmt::Debug for PluginHost {
@@ -61,21 +146,12 @@ impl std::fmt::Debug for PluginHost {
 }
 
 impl PluginHost {
-    /// An engine with these budgets.
+    /// Engines with these budgets.
     ///
     /// # Errors
-    /// When the machine cannot run it.
+    /// When the machine cannot run them.
     pub fn new(options: PluginOptions) -> Result<Self> {
-        let failed = |error: wasmtime::Error| PluginError::Engine { detail: format!("{error:#}") };
-        let mut config = Config::new();
-        config.consume_fuel(true);
-        // Same plugin, same graph on every machine.
-        config.cranelift_nan_canonicalization(true);
-        config.wasm_relaxed_simd(false);
-        config.wasm_memory64(false);
-        let engine = Engine::new(&config).map_err(failed)?;
-        let mut linker = Linker::new(&engine);
-        ModelAdapter::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(failed)?;
+        let pure = Runtime::new(false).map_err(engine_failed)?;
         let (cache, cache_problem) = match options.cache.as_deref().map(|path| (path, Cache::open(path))) {
             None => (None, None),
             Some((_, Ok(cache))) => (Some(cache), None),
@@ -83,8 +159,7 @@ impl PluginHost {
                 (None, Some(format!("no cache of compiled plugins in {}: {error}", path.display())))
             }
         };
-        let engine_key = hex(&Sha256Hasher::of(&engine.precompile_compatibility_hash()));
-        Ok(Self { engine, linker, options, cache, cache_problem, engine_key })
+        Ok(Self { pure, waiting: OnceLock::new(), options, cache, cache_problem })
     }
 
     /// Why there is no cache although one was asked for: worth a warning, not a failure.
@@ -92,246 +167,226 @@ impl PluginHost {
         self.cache_problem.as_deref()
     }
 
-    /// Loads the plugin in `path`; its name is the file's.
+    /// What it was made with.
+    pub fn options(&self) -> &PluginOptions {
+        &self.options
+    }
+
+    /// Loads the plugin in `path`. Its name is its manifest's, or the file's without the ending.
     ///
     /// # Errors
-    /// When it cannot be read, is no plugin, or needs what this host lacks.
-    pub fn load(self: &Arc<Self>, path: &Path) -> Result<ModelPlugin> {
-        let name = path.file_stem().map_or_else(|| "plugin".into(), |stem| clean(&stem.to_string_lossy(), 100));
-        let bytes = std::fs::read(path).map_err(|source| PluginError::Read {
-            plugin: name.clone(),
-            path: path.display().to_string(),
-            source,
-        })?;
+    /// When it cannot be read, is no plugin, or needs what this host lacks or the user did not grant.
+    pub fn load(self: &Arc<Self>, path: &Path) -> Result<Plugin> {
+        let (name, bytes) = read_component(path)?;
         self.load_bytes(&name, Some(path), &bytes)
     }
 
-    /// Loads a plugin from memory; `path` is where it came from, if from a file.
+    /// Loads a plugin from memory; `name` is used if it has no manifest, `path` is where it came from, if from a file.
     ///
     /// # Errors
-    /// When it is no plugin or needs what this host lacks.
-    pub fn load_bytes(self: &Arc<Self>, name: &str, path: Option<&Path>, bytes: &[u8]) -> Result<ModelPlugin> {
-        let built_for = contract::check(name, bytes)?;
-        let digest = hex(&Sha256::digest(bytes));
-        let component = self.compile(name, &digest, bytes)?;
+    /// When it is no plugin, or needs what this host lacks or the user did not grant.
+    pub fn load_bytes(self: &Arc<Self>, name: &str, path: Option<&Path>, bytes: &[u8]) -> Result<Plugin> {
+        let inspection = contract::inspect(name, bytes)?;
+        let name = inspection.name.as_str();
+        let granted = self.options.grants.of(name);
+        let asked = inspection.manifest.as_ref().map_or(&[][..], |manifest| manifest.capabilities.net.as_slice());
+        let (reads, speaks) = (inspection.wants(FILES), inspection.wants(HTTP));
+        let not_granted = |what| PluginError::NotGranted { plugin: name.into(), what, asked: asked.join(", ") };
+        // A loader is granted a file when the user names it as a dataset.
+        if reads && granted.read.is_empty() && !inspection.kinds.contains(&Kind::Dataset) {
+            return Err(not_granted("read"));
+        }
+        if speaks {
+            if granted.net.is_empty() {
+                return Err(not_granted("net"));
+            }
+            let asked_for = |host: &&String| asked.iter().any(|asked| asked == *host || asked == "*");
+            if let Some(host) = granted.net.iter().find(|host| !asked_for(host)) {
+                return Err(PluginError::NotAskedHost {
+                    plugin: name.into(),
+                    host: host.clone(),
+                    asked: asked.join(", "),
+                });
+            }
+        }
+        let waits = reads || speaks;
+        let runtime = if waits { self.waiting()? } else { &self.pure };
+        let component = self.compile(runtime, name, &inspection, bytes)?;
         let types = |error: wasmtime::Error| PluginError::Types {
             plugin: name.into(),
-            contract: CONTRACT.into(),
-            detail: clean(&format!("{error:#}"), MESSAGE),
+            contract: inspection.contracts.first().map_or_else(String::new, ToString::to_string),
+            detail: clean(&format!("{error:#}"), 2000),
         };
-        let prepared = self.linker.instantiate_pre(&component).map_err(types)?;
-        let prepared = ModelAdapterPre::new(prepared).map_err(types)?;
-        Ok(ModelPlugin {
+        let mut linker = runtime.linker.clone();
+        if reads {
+            plugin::swift::plugin::files::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(types)?;
+        }
+        if speaks {
+            plugin::swift::plugin::http::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(types)?;
+        }
+        let prepared = linker.instantiate_pre(&component).map_err(types)?;
+        let files = Files::open(if reads { &granted.read } else { &[] }).map_err(|(path, source)| {
+            PluginError::Grant { plugin: name.into(), path: path.display().to_string(), source }
+        })?;
+        Ok(Plugin(Arc::new(Loaded {
             host: Arc::clone(self),
-            name: name.into(),
-            digest,
             path: path.map(Path::to_path_buf),
-            contract: built_for,
             prepared,
-        })
+            waits,
+            files,
+            http: speaks.then(|| Http::new(granted.net)),
+            inspection,
+        })))
     }
 
-    fn compile(&self, name: &str, digest: &str, bytes: &[u8]) -> Result<Component> {
-        let key = format!("{digest}-{}", self.engine_key);
+    fn waiting(&self) -> Result<&Runtime> {
+        if let Some(runtime) = self.waiting.get() {
+            return Ok(runtime);
+        }
+        let runtime = Runtime::new(true).map_err(engine_failed)?;
+        Ok(self.waiting.get_or_init(|| runtime))
+    }
+
+    fn compile(&self, runtime: &Runtime, name: &str, inspection: &Inspection, bytes: &[u8]) -> Result<Component> {
+        let key = format!("{}-{}", inspection.digest, runtime.key);
         if let Some(code) = self.cache.as_ref().and_then(|cache| cache.load(&key)) {
             // SAFETY: the MAC says that this user's swift wrote these bytes from `Component::serialize` of an engine with
             // this compatibility hash; the folder and the secret are the user's alone.
-            if let Ok(component) = unsafe { Component::deserialize(&self.engine, code) } {
+            if let Ok(component) = unsafe { Component::deserialize(&runtime.engine, code) } {
                 return Ok(component);
             }
         }
-        let failed = |detail: String| PluginError::Compile { plugin: name.into(), detail: clean(&detail, MESSAGE) };
+        if let Some(notice) = self.options.notice.as_ref().filter(|_| bytes.len() >= LARGE) {
+            notice(name, format!("compiling {} MB of WebAssembly, once", bytes.len().div_ceil(1 << 20)));
+        }
+        let failed = |detail: String| PluginError::Compile { plugin: name.into(), detail: clean(&detail, 2000) };
         // A compiler's bug must not take the run down.
-        let compiled = catch_unwind(AssertUnwindSafe(|| Component::new(&self.engine, bytes)));
+        let compiled = catch_unwind(AssertUnwindSafe(|| Component::new(&runtime.engine, bytes)));
         let component = compiled
             .map_err(|_| failed("the compiler failed on it".into()))?
             .map_err(|error| failed(format!("{error:#}")))?;
         if let (Some(cache), Ok(code)) = (&self.cache, component.serialize()) {
-            // A full disk costs the next start 30 ms, nothing else.
+            // A full disk costs the next start the time of compiling, nothing else.
             let _ = cache.store(&key, &code);
         }
         Ok(component)
     }
 }
 
-/// A loaded model family.
-#[derive(Clone)]
-pub struct ModelPlugin {
-    host: Arc<PluginHost>,
-    name: String,
-    digest: String,
-    path: Option<PathBuf>,
-    contract: String,
-    prepared: ModelAdapterPre<State>,
+fn engine_failed(error: wasmtime::Error) -> PluginError {
+    PluginError::Engine { detail: format!("{error:#}") }
 }
 
-impl std::fmt::Debug for ModelPlugin {
+/// Reads a component's bytes; its name so far is the file's.
+///
+/// # Errors
+/// When it cannot be read or is larger than any component.
+pub fn read_component(path: &Path) -> Result<(String, Vec<u8>)> {
+    let name = path.file_stem().map_or_else(|| "plugin".into(), |stem| clean(&stem.to_string_lossy(), 100));
+    let failed = |source| PluginError::Read { plugin: name.clone(), path: path.display().to_string(), source };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(std::io::Error::other("it is not a file")));
+    }
+    if metadata.len() > MAX_COMPONENT {
+        return Err(failed(std::io::Error::other(format!("it is larger than {} MiB", MAX_COMPONENT >> 20))));
+    }
+    let bytes = std::fs::read(path).map_err(failed)?;
+    Ok((name, bytes))
+}
+
+/// A loaded component: what it is, and a handle for each kind that it is.
+#[derive(Clone)]
+pub struct Plugin(pub(crate) Arc<Loaded>);
+
+pub(crate) struct Loaded {
+    pub(crate) host: Arc<PluginHost>,
+    pub(crate) inspection: Inspection,
+    path: Option<PathBuf>,
+    pub(crate) prepared: InstancePre<State>,
+    /// It may wait, so a clock ends its calls.
+    pub(crate) waits: bool,
+    pub(crate) files: Files,
+    pub(crate) http: Option<Http>,
+}
+
+impl std::fmt::Debug for Plugin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelPlugin").field("name", &self.name).field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Plugin").field("name", &self.name()).field("digest", &self.digest()).finish_non_exhaustive()
     }
 }
 
-/// What one trace gave.
-#[derive(Debug)]
-pub struct Trace {
-    /// The model.
-    pub graph: Graph,
-    /// The family's name, as the plugin calls it.
-    pub family: String,
-    /// Calls that the plugin made to the host.
-    pub calls: u64,
-    /// Fuel that it used: the same number on every machine.
-    pub fuel: u64,
-}
-
-/// What a call gave, with the state it leaves behind.
-struct Done<T> {
-    answer: T,
-    state: State,
-    fuel: u64,
-}
-
-impl ModelPlugin {
-    /// Name: the file's without its ending.
+impl Plugin {
+    /// The manifest's name, or the file's without its ending.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.inspection.name
+    }
+
+    /// The manifest's version, or 0.0.0.
+    pub fn version(&self) -> &semver::Version {
+        &self.0.inspection.version
     }
 
     /// SHA-256 of the component, in hexadecimal: what a run manifest records.
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.0.inspection.digest
     }
 
     /// Where it came from; `None` for one that is built in.
     pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.0.path.as_deref()
     }
 
-    /// The contract that it was built for: `swift:model@0.1.0`.
-    pub fn contract(&self) -> &str {
-        &self.contract
+    /// What it is, by its exports.
+    pub fn kinds(&self) -> &[Kind] {
+        &self.0.inspection.kinds
     }
 
-    /// The name of the family if the plugin builds the model of this `config.json`.
-    ///
-    /// # Errors
-    /// When the plugin traps or runs out of its budget.
-    pub fn claims(&self, config: &str) -> Result<Option<String>> {
-        let done =
-            self.call("claims", None, |adapter, store| adapter.swift_model_adapter().call_claims(store, config))?;
-        Ok(done.answer.map(|family| clean(&family, 100)))
+    /// Everything that can be read from the component without running it.
+    pub fn inspection(&self) -> &Inspection {
+        &self.0.inspection
     }
 
-    /// Traces the model of this `config.json` against the tensors of `checkpoint`. `task` is "causal-lm" or another that
-    /// the plugin builds.
-    ///
-    /// # Errors
-    /// When the plugin declines, asks for what cannot be, traps, or runs out of its budget.
-    pub fn trace(&self, config: &str, task: &str, checkpoint: &dyn Checkpoint) -> Result<Trace> {
-        let family = self.claims(config)?.unwrap_or_else(|| self.name.clone());
-        let done = self.call("build", Some(Builder::new(checkpoint)), |adapter, store| {
-            adapter.swift_model_adapter().call_build(store, config, task, Resource::<BuilderHandle>::new_borrow(0))
-        })?;
-        if let Err(message) = done.answer {
-            return Err(PluginError::Declined { plugin: self.name.clone(), message: clean(&message, MESSAGE) });
+    /// Fails unless it is of this kind.
+    pub(crate) fn expect(&self, kind: Kind) -> Result<()> {
+        if self.kinds().contains(&kind) {
+            return Ok(());
         }
-        let refused = |error| PluginError::Build {
-            plugin: self.name.clone(),
-            error: Box::new(clean_build(error)),
-            stack: Stack::default(),
-        };
-        let graph = match done.state.builder {
-            Some(builder) => builder.finish().map_err(refused)?,
-            None => return Err(refused(swift_graph::BuildError::new("the builder is gone"))),
-        };
-        Ok(Trace { graph, family, calls: done.state.calls, fuel: done.fuel })
+        Err(PluginError::WrongKind { plugin: self.name().into(), wanted: kind, kinds: self.kinds().to_vec() })
     }
 
-    /// One call in an instance of its own.
-    fn call<T>(
-        &self,
-        name: &str,
-        builder: Option<Builder>,
-        body: impl FnOnce(&ModelAdapter, &mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Result<Done<T>> {
-        let options = &self.host.options;
-        let state = State { builder, fault: None, calls: 0, max_calls: options.calls, max_memory: options.memory };
-        let mut store = Store::new(&self.host.engine, state);
-        store.limiter(|state| state);
-        store.set_hostcall_fuel(MAX_CALL_BYTES);
-        let answer = store
-            .set_fuel(options.fuel)
-            .and_then(|()| self.prepared.instantiate(&mut store))
-            .and_then(|adapter| body(&adapter, &mut store));
-        let left = store.get_fuel().unwrap_or(0);
-        // The instance goes here, whether it answered or trapped: nothing of it is used again.
-        let state = store.into_data();
-        match answer {
-            Ok(answer) => Ok(Done { answer, state, fuel: options.fuel.saturating_sub(left) }),
-            Err(error) => Err(self.fault(name, &error, state)),
+    /// A function's name and summary as the host shows them.
+    pub(crate) fn check_function(&self, kind: Kind, name: &mut String, summary: &mut String) -> Result<()> {
+        if !crate::manifest::valid_name(name) {
+            let what =
+                format!("`{}` is no name for a {kind}: lower case letters, digits, `-` and `_`", clean(name, 80));
+            return Err(PluginError::Answer { plugin: self.name().into(), call: kind.interface().into(), what });
         }
+        *summary = clean(summary, 300);
+        Ok(())
     }
 
-    /// Says what ended a call.
-    fn fault(&self, call: &str, error: &wasmtime::Error, state: State) -> PluginError {
-        let (plugin, call, stack) = (self.name.clone(), call.to_owned(), stack(error));
-        let place = Place(state.builder.as_ref().map_or_else(Box::default, |builder| builder.scope().into()));
-        let options = &self.host.options;
-        match state.fault {
-            Some(Fault::Refused(error)) => PluginError::Build { plugin, error: Box::new(clean_build(error)), stack },
-            Some(Fault::Aborted(message)) => PluginError::Panic { plugin, call, place, message, stack },
-            Some(Fault::Calls) => PluginError::Calls { plugin, call, place, budget: options.calls, stack },
-            Some(Fault::Memory { asked }) => {
-                let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-                PluginError::Memory { plugin, call, place, asked: mib(asked), budget: mib(options.memory), stack }
-            }
-            None => match error.downcast_ref::<Trap>() {
-                Some(Trap::OutOfFuel) => PluginError::Fuel { plugin, call, place, budget: options.fuel, stack },
-                trap => {
-                    let reason = trap.map_or_else(|| format!("{error:#}"), ToString::to_string);
-                    let reason = clean(reason.trim_start_matches("wasm trap: "), MESSAGE);
-                    PluginError::Trap { plugin, call, place, reason, stack }
-                }
-            },
+    /// The error for a function that the component does not have.
+    pub(crate) fn no_function(&self, kind: Kind, wanted: &str, names: Vec<String>) -> PluginError {
+        PluginError::NoFunction { plugin: self.name().into(), kind, wanted: clean(wanted, 100), names }
+    }
+
+    /// The error for settings that the plugin did not take.
+    pub(crate) fn refused_settings(&self, function: &str, message: &str) -> PluginError {
+        PluginError::Settings { plugin: self.name().into(), function: function.into(), message: clean(message, 2000) }
+    }
+
+    /// The error for what `bindings` says about an export of the wrong type.
+    pub(crate) fn wrong_types(&self, kind: Kind, error: &wasmtime::Error) -> PluginError {
+        PluginError::Types {
+            plugin: self.name().into(),
+            contract: kind.interface().into(),
+            detail: clean(&format!("{error:#}"), 2000),
         }
     }
 }
 
-/// A build error may quote names that the plugin chose.
-fn clean_build(mut error: swift_graph::BuildError) -> swift_graph::BuildError {
-    error.scope = clean(&error.scope, 500);
-    error.message = clean(&error.message, MESSAGE);
-    error.operands = error.operands.iter().map(|operand| clean(operand, 500)).collect();
-    error.hint = error.hint.map(|hint| clean(&hint, MESSAGE));
-    error
-}
-
-/// The plugin's own functions, innermost first. What its language and the bindings put around them is left out.
-fn stack(error: &wasmtime::Error) -> Stack {
-    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Stack::default() };
-    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name());
-    let names = names.map(|name| clean(&format!("{:#}", rustc_demangle::demangle(name)), 200));
-    let noise = [
-        "std::",
-        "core::",
-        "alloc::",
-        "__rust",
-        "rust_",
-        "wit-component:",
-        "wit_bindgen",
-        "swift_sdk::bindings",
-        "swift_sdk::runtime",
-        "swift_sdk::allocate",
-        "cabi_",
-    ];
-    let own = |name: &String| {
-        let plain = name.trim_start_matches(['<', '&', '[']);
-        !name.is_empty() && !noise.iter().any(|prefix| plain.starts_with(prefix)) && !name.contains("swift:model/")
-    };
-    Stack(names.filter(own).take(8).collect())
-}
-
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -348,8 +403,7 @@ impl Sha256Hasher {
 
 impl Hasher for Sha256Hasher {
     fn finish(&self) -> u64 {
-        let digest = self.0.clone().finalize();
-        u64::from_le_bytes(std::array::from_fn(|i| digest[i]))
+        0
     }
 
     fn write(&mut self, bytes: &[u8]) {

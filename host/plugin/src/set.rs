@@ -1,10 +1,10 @@
-//! The plugins of a run: those given by name, those installed, those built in; and which of them builds a model.
+//! The plugins of a run: those given by name, those installed, those built in; and which of them holds what is wanted.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::clean::clean;
-use crate::{ModelPlugin, PluginError, PluginHost, Result};
+use crate::{Inspection, Kind, ModelPlugin, Plugin, PluginError, PluginHost, Result, inspect, read_component};
 
 /// First-party plugins, so that the binary needs nothing beside it.
 const BUILT_IN: &[(&str, &[u8])] = &[
@@ -13,16 +13,24 @@ const BUILT_IN: &[(&str, &[u8])] = &[
     ("qwen3", include_bytes!("../../../plugins/dist/qwen3.wasm")),
 ];
 
-/// All plugins that may build a model. Given ones win over installed ones, and those over the built-in ones.
+/// All plugins of a run. Given ones win over installed ones, and those over the built-in ones.
 #[derive(Debug)]
 pub struct PluginSet {
     host: Arc<PluginHost>,
-    given: Vec<ModelPlugin>,
-    installed: Vec<ModelPlugin>,
+    given: Vec<Plugin>,
+    installed: Vec<Installed>,
     /// Loaded when first asked, one for each of [`BUILT_IN`].
-    built_in: [OnceLock<Option<ModelPlugin>>; BUILT_IN.len()],
-    /// Installed plugins that could not be loaded, as messages.
+    built_in: [OnceLock<Option<Plugin>>; BUILT_IN.len()],
+    /// Installed plugins that could not be read, as messages.
     problems: Vec<String>,
+}
+
+/// A component in a folder of installed plugins: what it is was read, it is loaded when it is asked for something.
+#[derive(Debug)]
+struct Installed {
+    path: PathBuf,
+    inspection: Inspection,
+    plugin: OnceLock<Plugin>,
 }
 
 /// Folders of installed plugins, first to last: `$SWIFT_PLUGIN_DIR`, `plugins` beside the binary, and
@@ -36,98 +44,258 @@ pub fn plugin_folders() -> Vec<PathBuf> {
 }
 
 impl PluginSet {
-    /// Loads the plugins in `given` (`--plugin FILE`) and every `*.wasm` of `folders`.
+    /// Loads the plugins in `given` (`--plugin FILE`) and finds every `*.wasm` of `folders`.
     ///
     /// # Errors
-    /// When a given plugin cannot be loaded. An installed one that cannot is a problem, see [`PluginSet::problems`].
+    /// When a given plugin cannot be loaded, or the user granted something to a name that is not there or not clear. An
+    /// installed plugin that cannot be read is a problem, see [`PluginSet::problems`].
     pub fn new(host: Arc<PluginHost>, given: &[PathBuf], folders: &[PathBuf]) -> Result<Self> {
         let mut set =
             Self { host, given: Vec::new(), installed: Vec::new(), built_in: Default::default(), problems: Vec::new() };
         for path in given {
             let plugin = set.host.load(path)?;
-            add(&mut set.given, plugin);
+            if set.given.iter().all(|other| other.digest() != plugin.digest()) {
+                set.given.push(plugin);
+            }
         }
         for folder in folders {
             for path in components_in(folder) {
-                match set.host.load(&path) {
-                    Ok(plugin) => add(&mut set.installed, plugin),
+                match read_component(&path).and_then(|(name, bytes)| inspect(&name, &bytes)) {
+                    Ok(inspection) => {
+                        if set.installed.iter().all(|other| other.inspection.digest != inspection.digest) {
+                            set.installed.push(Installed { path, inspection, plugin: OnceLock::new() });
+                        }
+                    }
                     Err(error) => set.problems.push(format!("{}: {error}", path.display())),
                 }
             }
         }
+        set.check_grants()?;
         Ok(set)
     }
 
-    /// Installed plugins that could not be loaded: worth a warning, they stop nothing.
+    /// Each grant must be to one plugin that is there: another component under that name must not get it.
+    fn check_grants(&self) -> Result<()> {
+        for granted in self.host.options().grants.plugins() {
+            let mut digests: Vec<(&str, String)> = Vec::new();
+            let given = self.given.iter().map(|plugin| (plugin.inspection(), shown(plugin)));
+            let installed = self
+                .installed
+                .iter()
+                .map(|one| (&one.inspection, format!("{} ({})", one.inspection.name, one.path.display())));
+            for (inspection, shown) in given.chain(installed) {
+                if inspection.name == granted && digests.iter().all(|(digest, _)| *digest != inspection.digest) {
+                    digests.push((&inspection.digest, shown));
+                }
+            }
+            let built_in = BUILT_IN.iter().any(|(name, _)| *name == granted);
+            match digests.len() {
+                0 if !built_in => {
+                    let given = self.given.iter().map(|plugin| plugin.name().to_owned());
+                    let there = given.chain(self.installed.iter().map(|one| one.inspection.name.clone())).collect();
+                    return Err(PluginError::GrantToNone { plugin: granted.into(), there });
+                }
+                0 | 1 => {}
+                _ => {
+                    let plugins = digests.into_iter().map(|(_, shown)| shown).collect();
+                    return Err(PluginError::GrantToTwo { plugin: granted.into(), plugins });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Installed plugins that could not be read: worth a warning, they stop nothing.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// All plugins, in the order in which they are asked.
-    pub fn plugins(&self) -> impl Iterator<Item = &ModelPlugin> {
-        self.given.iter().chain(&self.installed).chain(self.built_in(""))
+    /// The plugins that the user gave by name.
+    pub fn given(&self) -> &[Plugin] {
+        &self.given
     }
 
-    /// The built-in plugins, the one called `first` first. They are part of this binary and were tested with it, so one
-    /// that does not load is none.
-    fn built_in<'a>(&'a self, first: &str) -> impl Iterator<Item = &'a ModelPlugin> + use<'a> {
-        let (named, others): (Vec<usize>, Vec<usize>) = (0..BUILT_IN.len()).partition(|&at| BUILT_IN[at].0 == first);
-        named.into_iter().chain(others).filter_map(|at| {
-            let (name, bytes) = BUILT_IN[at];
-            self.built_in[at].get_or_init(|| self.host.load_bytes(name, None, bytes).ok()).as_ref()
-        })
+    /// What is installed, without loading it: where it lies and what it is.
+    pub fn installed(&self) -> impl Iterator<Item = (&Path, &Inspection)> {
+        self.installed.iter().map(|one| (one.path.as_path(), &one.inspection))
+    }
+
+    /// The plugins built into this binary that are of `kind`.
+    pub fn built_in(&self, kind: Kind) -> impl Iterator<Item = &Plugin> {
+        (0..BUILT_IN.len()).filter_map(|at| self.built_in_at(at)).filter(move |plugin| plugin.kinds().contains(&kind))
+    }
+
+    /// They were tested with this binary, so one that does not load is none.
+    fn built_in_at(&self, at: usize) -> Option<&Plugin> {
+        let (name, bytes) = BUILT_IN[at];
+        self.built_in[at].get_or_init(|| self.host.load_bytes(name, None, bytes).ok()).as_ref()
+    }
+
+    /// Loads an installed plugin, the first time. Its file is read again: what was inspected is what is loaded, or nothing.
+    fn load<'a>(&self, installed: &'a Installed) -> Result<&'a Plugin> {
+        if let Some(plugin) = installed.plugin.get() {
+            return Ok(plugin);
+        }
+        let plugin = self.host.load(&installed.path)?;
+        if plugin.digest() != installed.inspection.digest {
+            return Err(PluginError::Read {
+                plugin: plugin.name().into(),
+                path: installed.path.display().to_string(),
+                source: std::io::Error::other("it changed while swift was running"),
+            });
+        }
+        Ok(installed.plugin.get_or_init(|| plugin))
+    }
+
+    /// The plugins that may answer for `kind`, by standing: given, installed, built in. An installed one that does not load
+    /// is among `problems`.
+    fn standings(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 3] {
+        let given = self.given.iter().filter(|plugin| plugin.kinds().contains(&kind)).collect();
+        let mut installed = Vec::new();
+        for one in self.installed.iter().filter(|one| one.inspection.kinds.contains(&kind)) {
+            match self.load(one) {
+                Ok(plugin) => installed.push(plugin),
+                Err(error) => problems.push(format!("{}: {error}", one.path.display())),
+            }
+        }
+        [given, installed, self.built_in(kind).collect()]
+    }
+
+    /// The plugin that holds the function `wanted` of this kind: `FUNCTION`, or `PLUGIN/FUNCTION`; and the function's own name.
+    ///
+    /// # Errors
+    /// When none holds it, or more than one of the same standing.
+    pub fn find(&self, kind: Kind, wanted: &str) -> Result<(Plugin, String)> {
+        let (from, function) = match wanted.split_once('/') {
+            Some((plugin, function)) => (Some(plugin), function),
+            None => (None, wanted),
+        };
+        let (mut names, mut problems) = (Vec::new(), self.problems.clone());
+        for plugins in self.standings(kind, &mut problems) {
+            let mut holding = Vec::new();
+            for plugin in plugins.into_iter().filter(|plugin| from.is_none_or(|from| from == plugin.name())) {
+                let functions = plugin.functions(kind)?;
+                if functions.iter().any(|(name, _)| name == function) {
+                    holding.push(plugin);
+                }
+                names.extend(functions.into_iter().map(|(name, _)| name));
+            }
+            match holding[..] {
+                [plugin] => return Ok((plugin.clone(), function.to_owned())),
+                [] => {}
+                _ => {
+                    let plugins = holding.into_iter().map(shown).collect();
+                    return Err(PluginError::AmbiguousFunction { kind, wanted: clean(wanted, 100), plugins });
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        Err(PluginError::Unknown { kind, wanted: clean(wanted, 100), names, problems })
+    }
+
+    /// The first plugin, by standing, for which `chosen` says yes: a loader for a file's ending, a template for a
+    /// checkpoint, a preprocessor for a dataset.
+    ///
+    /// # Errors
+    /// What `chosen` fails with for a plugin that was given; others are left out.
+    pub fn choose<T>(&self, kind: Kind, chosen: impl Fn(&Plugin) -> Result<Option<T>>) -> Result<Option<(Plugin, T)>> {
+        let standings = self.standings(kind, &mut Vec::new());
+        for (standing, plugins) in standings.into_iter().enumerate() {
+            for plugin in plugins {
+                match chosen(plugin) {
+                    Ok(Some(found)) => return Ok(Some((plugin.clone(), found))),
+                    Err(error) if standing == 0 => return Err(error),
+                    Ok(None) | Err(_) => {}
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The plugin that builds the model of this `config.json`.
     ///
     /// # Errors
     /// When none or more than one of the same standing claims it, or when plugins were given and none of them does.
-    pub fn select(&self, config: &str) -> Result<&ModelPlugin> {
+    pub fn select(&self, config: &str) -> Result<ModelPlugin> {
         let model = describe(config)?;
         let (mut asked, mut problems) = (Vec::new(), self.problems.clone());
-        for (plugins, given) in [(&self.given, true), (&self.installed, false)] {
+        let [given, installed, _] = self.standings(Kind::Model, &mut problems);
+        let any_given = !given.is_empty();
+        for (plugins, given) in [(given, true), (installed, false)] {
             let mut claiming = Vec::new();
             for plugin in plugins {
                 asked.push(shown(plugin));
-                match plugin.claims(config) {
-                    Ok(Some(_)) => claiming.push(plugin),
+                let model = plugin.model()?;
+                match model.claims(config) {
+                    Ok(Some(_)) => claiming.push(model),
                     Ok(None) => {}
                     Err(error) if given => return Err(error),
                     Err(error) => problems.push(error.to_string()),
                 }
             }
-            match claiming[..] {
-                [plugin] => return Ok(plugin),
-                [] => {}
+            match claiming.len() {
+                0 => {}
+                1 => return Ok(claiming.remove(0)),
                 _ => {
-                    let plugins = claiming.iter().map(|plugin| shown(plugin)).collect();
+                    let plugins = claiming.iter().map(|model| shown(model.plugin())).collect();
                     return Err(PluginError::Ambiguous { model, plugins });
                 }
             }
-            if given && !self.given.is_empty() {
+            if given && any_given {
                 // Quietly using another plugin than the one that was asked for would hide a mistake.
                 return Err(PluginError::NoPlugin { model, asked, problems, given: true });
             }
         }
-        // No two built-in plugins claim one model, so the first that does is the one.
-        for plugin in self.built_in(&model_type(config)) {
+        // No two built-in plugins claim one model, so the first that does is the one; most often it has the type's name.
+        let named = model_type(config);
+        let mut built_in: Vec<usize> = (0..BUILT_IN.len()).collect();
+        built_in.sort_by_key(|&at| BUILT_IN[at].0 != named);
+        for at in built_in {
+            let Some(plugin) = self.built_in_at(at).filter(|plugin| plugin.kinds().contains(&Kind::Model)) else {
+                continue;
+            };
             asked.push(shown(plugin));
-            if plugin.claims(config)?.is_some() {
-                return Ok(plugin);
+            let model = plugin.model()?;
+            if model.claims(config)?.is_some() {
+                return Ok(model);
             }
         }
         Err(PluginError::NoPlugin { model, asked, problems, given: false })
     }
 }
 
-/// Adds a plugin unless the same component is there already.
-fn add(plugins: &mut Vec<ModelPlugin>, plugin: ModelPlugin) {
-    if plugins.iter().all(|other| other.digest() != plugin.digest()) {
-        plugins.push(plugin);
+impl Plugin {
+    /// Names and summaries of what this component holds of `kind`; a model family has its component's name.
+    ///
+    /// # Errors
+    /// When it holds none, or fails at saying which.
+    pub fn functions(&self, kind: Kind) -> Result<Vec<(String, String)>> {
+        macro_rules! named {
+            ($infos:expr) => {
+                $infos?.into_iter().map(|info| (info.name, info.summary)).collect()
+            };
+        }
+        Ok(match kind {
+            Kind::Model => {
+                self.expect(kind)?;
+                vec![(self.name().to_owned(), self.summary().to_owned())]
+            }
+            Kind::Template => named!(self.templates()),
+            Kind::Dataset => named!(self.loaders()),
+            Kind::Preprocessor => named!(self.preprocessors()),
+            Kind::Reward => named!(self.rewards()),
+            Kind::Metric => named!(self.metrics()),
+        })
+    }
+
+    /// The manifest's one line, or nothing.
+    pub fn summary(&self) -> &str {
+        self.inspection().manifest.as_ref().map_or("", |manifest| manifest.summary.as_str())
     }
 }
 
-fn shown(plugin: &ModelPlugin) -> String {
+fn shown(plugin: &Plugin) -> String {
     match plugin.path() {
         Some(path) => format!("{} ({})", plugin.name(), path.display()),
         None => format!("{} (built in)", plugin.name()),

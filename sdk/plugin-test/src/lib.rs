@@ -36,7 +36,7 @@ pub fn host() -> Arc<PluginHost> {
 /// # Panics
 /// With the host's full report when it cannot be loaded.
 pub fn load_family(path: &Path) -> ModelPlugin {
-    host().load(path).unwrap_or_else(|error| panic!("{}", error.report()))
+    host().load(path).and_then(|plugin| plugin.model()).unwrap_or_else(|error| panic!("{}", error.report()))
 }
 
 /// A checkpoint in memory with small random f32 weights; the same seed gives the same weights.

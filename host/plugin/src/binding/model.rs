@@ -1,11 +1,12 @@
-//! The host's side of the contract: each imported function calls the graph builder's method of the same name.
+//! The host's side of `swift:model`: each imported function calls the graph builder's method of the same name.
 //!
 //! A refused call is kept as the trace's fault and ends it with a trap; the plugin cannot catch it.
 
 use swift_graph::{Arg, BuildError, Builder, DataType, Mask, Param, Rows, Value};
+use wasmtime::Result;
 use wasmtime::component::Resource;
-use wasmtime::{ResourceLimiter, Result};
 
+use super::{Fault, MESSAGE, State};
 use crate::clean::clean;
 
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
@@ -28,40 +29,9 @@ pub struct BuilderHandle;
 
 /// Longest name that a call may carry; longer ones are cut, and then fit no tensor.
 const NAME: usize = 512;
-/// Longest message of a panic.
-const MESSAGE: usize = 2000;
-
-/// Why the host ended a call.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    Refused(BuildError),
-    Aborted(String),
-    Calls,
-    Memory { asked: usize },
-}
-
-/// What one instance works on; made for one call and dropped after it.
-#[derive(Debug)]
-pub(crate) struct State {
-    /// Only while tracing.
-    pub(crate) builder: Option<Builder>,
-    pub(crate) fault: Option<Fault>,
-    pub(crate) calls: u64,
-    pub(crate) max_calls: u64,
-    pub(crate) max_memory: usize,
-}
-
 impl State {
-    fn end<T>(&mut self, fault: Fault) -> Result<T> {
-        self.fault = Some(fault);
-        Err(wasmtime::Error::msg("the host ended the trace"))
-    }
-
     fn call<T>(&mut self, call: impl FnOnce(&mut Builder) -> std::result::Result<T, BuildError>) -> Result<T> {
-        self.calls += 1;
-        if self.calls > self.max_calls {
-            return self.end(Fault::Calls);
-        }
+        self.count()?;
         let Some(builder) = &mut self.builder else {
             let error = BuildError::new("there is no graph to build here").hint("only `build` has a builder");
             return self.end(Fault::Refused(error));
@@ -70,19 +40,6 @@ impl State {
             Ok(value) => Ok(value),
             Err(error) => self.end(Fault::Refused(error)),
         }
-    }
-}
-
-impl ResourceLimiter for State {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > self.max_memory {
-            return self.end(Fault::Memory { asked: desired });
-        }
-        Ok(true)
-    }
-
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        Ok(desired <= 100_000)
     }
 }
 
