@@ -12,6 +12,10 @@ pub(super) const CONFIG_FILE: &str = "CONFIG.yaml";
 /// Identifier and long name of the other way to name it.
 pub(super) const CONFIG: &str = "config";
 
+/// The command whose subcommands take arguments of their own.
+pub(super) const PLUGIN: &str = "plugin";
+const PLUGIN_ABOUT: &str = "Make, build, test and measure plugins; find, install and publish them";
+
 /// Where the lists of `--help_all` break.
 const WIDTH: usize = 100;
 
@@ -39,6 +43,7 @@ pub(super) fn root() -> Command {
             let other = name.replace('-', "_");
             Command::new(*name).about(*about).aliases((other != *name).then_some(other)).defer(with_arguments)
         }))
+        .subcommand(Command::new(PLUGIN).about(PLUGIN_ABOUT).defer(crate::commands::plugin::arguments))
 }
 
 /// Adds what the command of this name takes.

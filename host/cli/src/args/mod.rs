@@ -10,7 +10,7 @@ pub(crate) mod unbuilt;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use clap::builder::StyledStr;
+use clap::{ArgMatches, builder::StyledStr};
 
 /// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,11 +150,13 @@ pub(crate) struct Given {
 }
 
 /// What to do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Invocation {
     /// Help or version.
     Show(StyledStr),
     Run(Given),
+    /// `swift plugin ...`, as clap found it.
+    Plugin(ArgMatches),
 }
 
 /// The command line is wrong. Exit code 2.

@@ -22,9 +22,17 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Invocation, UsageError> {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
             | ErrorKind::DisplayVersion => return Ok(Invocation::Show(error.render())),
+            _ if arguments.first().is_some_and(|word| word == command::PLUGIN) => return Err(of_plugin(&error)),
             _ => return Err(explain(&error, arguments)),
         },
     };
+    if let Some((command::PLUGIN, own)) = matches.subcommand() {
+        if ARGUMENTS.iter().any(|spec| command::given(&matches, spec.name).is_some()) {
+            let hint = "leave it out: the subcommands of `swift plugin` name their plugins themselves";
+            return Err(UsageError::new("--plugin means nothing to `swift plugin`", hint));
+        }
+        return Ok(Invocation::Plugin(own.clone()));
+    }
     let Some((verb, own)) = matches.subcommand().and_then(|(name, own)| Some((Verb::named(name)?, own))) else {
         return Err(no_command());
     };
@@ -106,6 +114,17 @@ fn explain(error: &Error, arguments: &[String]) -> UsageError {
     }
 }
 
+/// What clap found wrong behind `swift plugin`: its own words, in the form of the others.
+fn of_plugin(error: &Error) -> UsageError {
+    let text = error.to_string();
+    let (what, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let what: Vec<&str> = what.lines().map(str::trim).collect();
+    let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let usage = rest.lines().find_map(|line| line.strip_prefix("Usage: "));
+    let hint = tip.or(usage).map_or_else(|| "`swift plugin --help` lists the subcommands".into(), String::from);
+    UsageError::new(what.join(" ").trim_start_matches("error: "), hint)
+}
+
 fn no_command() -> UsageError {
     UsageError::new("no command was given", "`swift --help` lists the commands")
 }
@@ -115,7 +134,7 @@ fn unknown_command(word: &str) -> UsageError {
     if let Some((known, instead)) = unbuilt::VERBS.iter().find(|(known, _)| *known == name) {
         return UsageError::new(format!("`swift {known}` is not built yet"), *instead);
     }
-    let built = Verb::ALL.iter().map(|(_, known, _)| *known);
+    let built = Verb::ALL.iter().map(|(_, known, _)| *known).chain([command::PLUGIN]);
     let hint = match nearest(&name, built).or_else(|| nearest(&name, unbuilt::VERBS.iter().map(|(known, _)| *known))) {
         Some(near) => format!("did you mean `swift {near}`?"),
         None => "`swift --help` lists the commands".into(),

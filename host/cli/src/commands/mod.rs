@@ -5,6 +5,7 @@ mod assemble;
 mod export;
 mod infer;
 mod placement;
+pub(crate) mod plugin;
 mod run_folder;
 mod sft;
 
@@ -21,6 +22,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
             render::styled(&text);
             return Ok(());
         }
+        Invocation::Plugin(matches) => return plugin::run(&matches),
         Invocation::Run(given) => given,
     };
     let environment = &|name: &str| std::env::var(name).ok();
