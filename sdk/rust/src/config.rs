@@ -4,40 +4,7 @@
 use crate::json::Json;
 use crate::number;
 use crate::text::join;
-use std::fmt;
-
-/// Why a model cannot be built; shown to the user as it is.
-///
-/// A thin pointer that frees nothing: every `?` of a plugin would carry the code to free the message otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Error(&'static &'static str);
-
-/// The result of reading a config or building a family.
-pub type Result<T> = std::result::Result<T, Error>;
-
-impl Error {
-    /// An error with this message.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self::of(message.into().leak())
-    }
-
-    fn of(message: &'static str) -> Self {
-        Self(Box::leak(Box::new(message)))
-    }
-
-    /// The message.
-    pub fn message(self) -> &'static str {
-        self.0
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Error {}
+use crate::{Error, Result};
 
 /// Keys of well-known configs that change what a decoder computes. A family names those it builds and refuses the
 /// rest, see [`Config::refuse_all_but`]. Neutral: null, false, 0, empty; for a multiplier 1.
@@ -115,7 +82,7 @@ const CHANGES_THE_MODEL: &[&str] = &[
 /// `config.json`, or an object inside it.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    entries: &'static [(&'static str, Json)],
+    entries: &'static [(String, Json)],
     /// Keys that lead here, each followed by a dot.
     path: &'static str,
 }
@@ -126,17 +93,17 @@ impl Config {
     /// # Errors
     /// When it is not a JSON object; with the line.
     pub fn parse(text: &str) -> Result<Self> {
-        let message = match Json::parse(join(&[text])) {
-            Ok(Json::Object(entries)) => return Ok(Self { entries, path: "" }),
+        let message = match Json::read(text, true) {
+            Ok(Json::Object(entries)) => return Ok(Self { entries: entries.leak(), path: "" }),
             Ok(other) => join(&[other.show(), " stands where an object is needed"]),
-            Err(error) => error,
+            Err(error) => error.message(),
         };
         Err(Error::of(join(&["config.json: ", message])))
     }
 
     /// The keys of this object, in the file's order.
     pub fn keys(&self) -> impl Iterator<Item = &'static str> {
-        self.entries.iter().map(|(key, _)| *key)
+        self.entries.iter().map(|(key, _)| key.as_str())
     }
 
     /// Whether the key is there, be it with null.
@@ -144,13 +111,13 @@ impl Config {
         self.entry(key).is_some()
     }
 
-    fn entry(&self, key: &str) -> Option<Json> {
+    fn entry(&self, key: &str) -> Option<&'static Json> {
         // As in Python, the last of two equal keys counts.
-        self.entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| *value)
+        self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
     /// The value of a key; null counts as absent.
-    fn value(&self, key: &str) -> Option<Json> {
+    fn value(&self, key: &str) -> Option<&'static Json> {
         self.entry(key).filter(|value| !matches!(value, Json::Null))
     }
 
@@ -159,7 +126,7 @@ impl Config {
         Error::of(join(&["config.json: `", self.path, key, "` is ", first, second, third]))
     }
 
-    fn wrong(&self, key: &str, value: Json, needed: &str) -> Error {
+    fn wrong(&self, key: &str, value: &Json, needed: &str) -> Error {
         self.about(key, join(&[value.show(), ", "]), needed, " is needed")
     }
 
@@ -193,7 +160,10 @@ impl Config {
         };
         let size = match value {
             // `8192.0` is how some tools write a whole number.
-            Json::Number(text) => number::whole(text.strip_suffix(".0").unwrap_or(text)).filter(|&size| size > 0),
+            Json::Number(text) => {
+                let text = text.as_str();
+                number::whole(text.strip_suffix(".0").unwrap_or(text)).filter(|&size| size > 0)
+            }
             _ => None,
         };
         size.map(Some).ok_or_else(|| self.wrong(key, value, SIZE))
@@ -224,7 +194,7 @@ impl Config {
             return Ok(None);
         };
         let number = match value {
-            Json::Number(text) => number::parse(text),
+            Json::Number(text) => number::parse(text.as_str()),
             _ => None,
         };
         number.map(Some).ok_or_else(|| self.wrong(key, value, NUMBER))
@@ -245,7 +215,7 @@ impl Config {
     pub fn optional_flag(&self, key: &str) -> Result<Option<bool>> {
         match self.value(key) {
             None => Ok(None),
-            Some(Json::Flag(flag)) => Ok(Some(flag)),
+            Some(Json::Bool(flag)) => Ok(Some(*flag)),
             Some(value) => Err(self.wrong(key, value, "true or false")),
         }
     }
@@ -274,7 +244,7 @@ impl Config {
         if let Json::List(items) = value {
             for item in items {
                 if let Json::Text(text) = item {
-                    texts.push(*text);
+                    texts.push(text.as_str());
                 }
             }
             if texts.len() == items.len() {
@@ -321,7 +291,8 @@ impl Config {
     /// Names the key and its value.
     pub fn refuse_all_but(&self, built: &[&str]) -> Result<()> {
         for (key, value) in self.entries {
-            if CHANGES_THE_MODEL.contains(key) && !built.contains(key) && !is_neutral(key, value) {
+            let key = key.as_str();
+            if CHANGES_THE_MODEL.contains(&key) && !built.contains(&key) && !is_neutral(key, value) {
                 return Err(self.refuse(key, "which changes the model in a way that this plugin does not build"));
             }
         }
@@ -360,16 +331,16 @@ const NUMBER: &str = "a number";
 fn is_neutral(key: &str, value: &Json) -> bool {
     let multiplier = key.ends_with("multiplier") || key.starts_with("logit") || key.starts_with("scale_");
     let stands_at = |neutral: f64| match value {
-        Json::Number(text) => number::parse(text) == Some(neutral),
+        Json::Number(text) => number::parse(text.as_str()) == Some(neutral),
         _ => false,
     };
     match value {
-        Json::Null | Json::Flag(false) => true,
-        Json::Flag(true) => false,
+        Json::Null | Json::Bool(false) => true,
+        Json::Bool(true) => false,
         Json::Number(_) if key == "partial_rotary_factor" || key == "rotary_pct" || multiplier => stands_at(1.0),
         Json::Number(_) => stands_at(0.0),
         Json::Text(text) => text.is_empty(),
-        Json::List(items) => items.iter().all(|item| matches!(item, Json::Text("full_attention"))),
+        Json::List(items) => items.iter().all(|item| item.as_text() == Some("full_attention")),
         Json::Object(entries) => entries.is_empty(),
     }
 }

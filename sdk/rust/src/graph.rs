@@ -5,8 +5,8 @@
 use std::cell::Cell;
 use std::ops::{Add, Div, Mul, Sub};
 
-use crate::bindings::swift::model::graph::{Arg, Builder, Value};
-pub use crate::bindings::swift::model::types::{Dtype, Mask, Param, Rows};
+use crate::bindings::model::swift::model::graph::{Arg, Builder, Value};
+pub use crate::bindings::model::swift::model::types::{Dtype, Mask, Param, Rows};
 use crate::text::{decimal, join};
 use crate::{Config, Result, Rope};
 

@@ -1,6 +1,22 @@
-//! Write a swift plugin in Rust: a model family is one type, one trait and one macro.
+//! Write a swift plugin in Rust: one type, one trait and one macro for each kind of plugin.
 //!
-//! ```ignore
+//! | kind | feature | implement | export with |
+//! |---|---|---|---|
+//! | model family | `model` | [`ModelFamily`] | [`export_family!`] |
+//! | chat template | `template` | [`template::Template`] | [`export_templates!`] |
+//! | dataset loader | `loader` | [`dataset::Loader`] | [`export_loaders!`] |
+//! | row preprocessor | `preprocessor` | [`dataset::Preprocessor`] | [`export_preprocessors!`] |
+//! | reward function | `reward` | [`reward::Reward`] | [`export_rewards!`] |
+//! | evaluation metric | `metric` | [`metric::Metric`] | [`export_metrics!`] |
+//!
+//! Switch on the feature of each kind that the component is, and no other: a component must export everything that its
+//! features say. `files` and `http` add the capabilities of these names, which the user must grant. Make the crate a
+//! `cdylib`, and build it with `swift plugin build`; `swift plugin new` writes all of this.
+//!
+//! A model family:
+//!
+#![cfg_attr(feature = "model", doc = "```no_run")]
+#![cfg_attr(not(feature = "model"), doc = "```ignore")]
 //! use swift_sdk::{Config, Graph, ModelFamily, Result, export_family};
 //!
 //! struct Tiny;
@@ -20,124 +36,63 @@
 //! }
 //!
 //! export_family!(Tiny);
+//! # fn main() {}
 //! ```
 //!
-//! The crate wraps the contract `swift:model` and must not know any family: what two families share as mathematics
-//! (rotary scaling, sliding windows, tied heads) is here, what one family alone does is not. A panic in a plugin
-//! reaches the user with file and line; return an error for everything that a config can cause.
+//! The crate wraps the contracts of `wit/` and must not know any family, dataset or reward: what two families share as
+//! mathematics (rotary scaling, sliding windows, tied heads) is here, what one family alone does is not. A panic in a
+//! plugin reaches the user with file and line; return an error for everything that a config, a setting or a row can
+//! cause. A plugin has no clock, no randomness, no environment and no standard output: use [`log`].
 
 #[cfg(target_arch = "wasm32")]
 mod allocate;
+#[doc(hidden)]
+pub mod bindings;
+#[cfg(feature = "model")]
 mod config;
+#[cfg(feature = "dataset")]
+pub mod dataset;
+mod error;
+#[cfg(feature = "files")]
+pub mod files;
+#[cfg(feature = "model")]
 mod graph;
+#[cfg(feature = "http")]
+pub mod http;
 mod json;
+#[cfg(feature = "settings")]
+pub mod log;
+#[cfg(feature = "metric")]
+pub mod metric;
+#[cfg(feature = "model")]
+mod model;
+#[cfg(feature = "model")]
 mod number;
+#[cfg(feature = "reward")]
+pub mod reward;
+#[cfg(feature = "model")]
 mod rope;
+#[doc(hidden)]
+pub mod runtime;
+#[cfg(feature = "settings")]
+mod settings;
+#[cfg(feature = "template")]
+pub mod template;
 mod text;
+#[cfg(feature = "model")]
 mod windows;
 
-pub use config::{Config, Error, Result};
+#[cfg(feature = "model")]
+pub use config::Config;
+pub use error::{Error, Result};
+#[cfg(feature = "model")]
 pub use graph::{Dtype, Graph, Mask, Param, Rows, Tensor};
+pub use json::{Json, Number};
+#[cfg(feature = "model")]
+pub use model::ModelFamily;
+#[cfg(feature = "model")]
 pub use rope::Rope;
+#[cfg(feature = "settings")]
+pub use settings::Settings;
+#[cfg(feature = "model")]
 pub use windows::attention_windows;
-
-#[doc(hidden)]
-pub mod bindings {
-    #![allow(missing_docs, unsafe_code, clippy::all, unreachable_pub, unused_qualifications)]
-    wit_bindgen::generate!({
-        path: "../../wit/model",
-        world: "model-adapter",
-        pub_export_macro: true,
-        default_bindings_module: "swift_sdk::bindings",
-    });
-}
-
-/// A family of models that share one network.
-///
-/// The plugin must be pure: everything it builds follows from the config, the names in the checkpoint and the task.
-pub trait ModelFamily {
-    /// The `model_type`s of `config.json` that this family builds.
-    const MODEL_TYPES: &'static [&'static str];
-
-    /// The `architectures` it builds, asked only when a config has no `model_type`.
-    const ARCHITECTURES: &'static [&'static str];
-
-    /// The tasks it builds; any other is refused by name.
-    const TASKS: &'static [&'static str] = &["causal-lm"];
-
-    /// Traces the network: publishes "hidden" `[rows, width]` and "logits" `[rows, vocabulary]`.
-    ///
-    /// # Errors
-    /// When the config lacks something, or asks for something this family does not build.
-    fn build(g: &Graph<'_>, config: &Config) -> Result<()>;
-}
-
-/// Exports a type that implements [`ModelFamily`] as this component's model family.
-#[macro_export]
-macro_rules! export_family {
-    ($family:ty) => {
-        const _: () = {
-            struct Component;
-
-            impl $crate::bindings::exports::swift::model::adapter::Guest for Component {
-                fn claims(config: String) -> ::core::option::Option<String> {
-                    $crate::runtime::claims::<$family>(&config)
-                }
-
-                fn build(
-                    config: String,
-                    task: String,
-                    builder: &$crate::bindings::swift::model::graph::Builder,
-                ) -> ::core::result::Result<(), String> {
-                    $crate::runtime::build::<$family>(&config, &task, builder)
-                }
-            }
-
-    $crate::bindings::export!(Component with_types_in $crate::bindings);
-        };
-    };
-}
-
-/// What [`export_family!`] calls; not for plugins.
-#[doc(hidden)]
-pub mod runtime {
-    use super::{Config, Graph, ModelFamily, bindings::swift::model::graph};
-    use crate::text::{decimal, join};
-
-    /// Without a hook a panic would be a bare `unreachable`: there is no standard error stream.
-    fn install_panic_hook() {
-        std::panic::set_hook(Box::new(|info| {
-            let message = info.payload_as_str().unwrap_or("panic without a message");
-            graph::abort(match info.location() {
-                Some(at) => join(&[at.file(), ":", decimal(at.line() as usize), ": ", message]),
-                None => message,
-            });
-        }));
-    }
-
-    pub fn claims<F: ModelFamily>(config: &str) -> Option<String> {
-        install_panic_hook();
-        let config = Config::parse(config).ok()?;
-        match config.optional_text("model_type").ok()? {
-            Some(model_type) => F::MODEL_TYPES.contains(&model_type).then(|| model_type.to_owned()),
-            None => {
-                let named = config.texts("architectures").ok()??;
-                let claimed = named.iter().any(|name| F::ARCHITECTURES.contains(name));
-                claimed.then(|| F::MODEL_TYPES[0].to_owned())
-            }
-        }
-    }
-
-    pub fn build<F: ModelFamily>(config: &str, task: &str, builder: &graph::Builder) -> Result<(), String> {
-        install_panic_hook();
-        if !F::TASKS.contains(&task) {
-            let mut built = "";
-            for one in F::TASKS {
-                built = if built.is_empty() { one } else { join(&[built, ", ", one]) };
-            }
-            return Err(join(&["the task `", task, "` is not built; this family builds ", built]).to_owned());
-        }
-        let config = Config::parse(config).map_err(|error| error.message().to_owned())?;
-        F::build(&Graph::new(builder), &config).map_err(|error| error.message().to_owned())
-    }
-}

@@ -1,7 +1,7 @@
 //! Rotary embeddings as configs describe them: `rope_parameters` (transformers 5) and `rope_theta` with
 //! `rope_scaling` (before), whose type is under `rope_type` or `type`.
 
-use crate::bindings::swift::model::graph::Arg;
+use crate::bindings::model::swift::model::graph::Arg;
 use crate::text::join;
 use crate::{Config, Error, Result};
 use std::mem::ManuallyDrop;
