@@ -44,7 +44,7 @@
 //! plugin reaches the user with file and line; return an error for everything that a config, a setting or a row can
 //! cause. A plugin has no clock, no randomness, no environment and no standard output: use [`log`].
 
-#[cfg(target_arch = "wasm32")]
+#[cfg(any(target_arch = "wasm32", test))]
 mod allocate;
 #[doc(hidden)]
 pub mod bindings;
