@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use swift_plugin::PluginError;
+
 /// Why an author's command failed. [`AuthorError::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +56,9 @@ pub enum AuthorError {
         /// For the author.
         author: String,
     },
+    /// The host refused the component, or a call into it failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
@@ -89,7 +94,10 @@ impl AuthorError {
             Self::Project { hint, .. } => hint.clone(),
             Self::NotOffered { offered, .. } => format!("it can be had in {}", offered.join(", ")),
             Self::Component { .. } => "build it again after the source was put right".into(),
-            Self::Io { .. } => "check that the path exists, that you may write there and that the disk is not full".into(),
+            Self::Plugin(error) => error.hint(),
+            Self::Io { .. } => {
+                "check that the path exists, that you may write there and that the disk is not full".into()
+            }
         }
     }
 
@@ -97,6 +105,7 @@ impl AuthorError {
     pub fn author_hint(&self) -> Option<String> {
         match self {
             Self::Component { author, .. } => Some(author.clone()),
+            Self::Plugin(error) => error.author_hint().map(Into::into),
             _ => None,
         }
     }

@@ -6,24 +6,15 @@
 
 mod build;
 mod error;
+mod packed;
 mod project;
 mod tools;
 
-// Stand-ins, the files of `swift_plugin` themselves, until that crate compiles with them.
-#[path = "../../../host/plugin/src/clean.rs"]
-mod clean;
-#[path = "../../../host/plugin/src/kind.rs"]
-mod kind;
-#[path = "../../../host/plugin/src/manifest.rs"]
-#[allow(dead_code, reason = "a stand-in")]
-mod manifest;
-use clean::clean;
-
-pub use build::{Build, Language};
+pub use build::{Build, Built, Language, build};
 pub use error::AuthorError;
-pub use kind::Kind;
-pub use manifest::Manifest;
 pub use project::Project;
+pub use swift_plugin::Kind;
+use swift_plugin::clean;
 pub use tools::Tools;
 
 /// The result of an author's command.

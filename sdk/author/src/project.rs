@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{AuthorError, Manifest, Result};
+use swift_plugin::Manifest;
+
+use crate::{AuthorError, Result};
 
 /// Largest file that is read from `tests/`, in bytes.
 const MAX_TEST: u64 = 16 << 20;
@@ -91,7 +93,11 @@ impl Project {
             }
             let bytes = std::fs::read(&path).map_err(AuthorError::io("read", &path))?;
             let test: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes).map_err(|error| {
-                AuthorError::project(&path, error.to_string(), "a golden test is one JSON object with `kind` and `cases`")
+                AuthorError::project(
+                    &path,
+                    error.to_string(),
+                    "a golden test is one JSON object with `kind` and `cases`",
+                )
             })?;
             tests.push(serde_json::Value::Object(test));
         }

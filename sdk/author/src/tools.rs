@@ -72,7 +72,8 @@ impl Tools {
             })?;
             run(Command::new(python).args(["-m", "venv"]).arg(folder))?;
             let pip = folder.join("bin/pip");
-            run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).arg(&requirement)).map(drop)
+            run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).arg(&requirement))
+                .map(drop)
         })?;
         Ok(folder.join("bin").join(binary))
     }
@@ -143,24 +144,31 @@ impl Tools {
 pub fn run(command: &mut Command) -> Result<Vec<u8>> {
     let shown = shown(command);
     let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| AuthorError::ToolFailed { command: shown.clone(), output: error.to_string() })?;
+    let output =
+        output.map_err(|error| AuthorError::ToolFailed { command: shown.clone(), output: error.to_string() })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let said = [&output.stderr[..], &output.stdout[..]].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let said = said.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n");
-    Err(AuthorError::ToolFailed { command: shown, output: if said.is_empty() { output.status.to_string() } else { tail(&said) } })
+    Err(AuthorError::ToolFailed {
+        command: shown,
+        output: if said.is_empty() { output.status.to_string() } else { tail(&said) },
+    })
 }
 
 /// A command as one would type it.
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy());
-    words.map(|word| if word.contains(' ') { format!("'{word}'") } else { word.into_owned() }).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| if word.contains(' ') { format!("'{word}'") } else { word.into_owned() })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The end of a text, lines kept, each made fit for a terminal.
 fn tail(text: &str) -> String {
     let cut = text.char_indices().rev().nth(TAIL).map_or(0, |(at, _)| at);
-    let lines = text[cut..].lines().map(|line| crate::clean(line, 500));
+    let lines = text[cut..].lines().map(|line| swift_plugin::clean(line, 500));
     lines.collect::<Vec<_>>().join("\n")
 }

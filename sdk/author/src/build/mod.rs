@@ -7,11 +7,14 @@ mod go;
 mod js;
 mod python;
 mod rust;
+mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::{AuthorError, Project, Result, Tools};
+use swift_plugin::{Inspection, sections};
+
+use crate::{AuthorError, Project, Result, Tools, packed};
 
 /// What a language's module gets.
 pub struct Build<'a> {
@@ -29,6 +32,61 @@ pub struct Build<'a> {
 
 /// Name of the synthesised world.
 pub(crate) const WORLD: &str = "plugin";
+
+/// Folder of everything that is made on the way, in the plugin's.
+const FOLDER: &str = "build";
+
+/// A component that was built.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The whole plugin, manifest and tests included.
+    pub bytes: Vec<u8>,
+    /// What the host says it is.
+    pub inspection: Inspection,
+}
+
+impl Built {
+    /// Writes it to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".part");
+        let beside = PathBuf::from(beside);
+        packed::write(&beside, &self.bytes)?;
+        std::fs::rename(&beside, path).map_err(AuthorError::io("write", path))
+    }
+}
+
+/// Builds the project's component, with its manifest and golden tests in it. The same source and tools give the same bytes.
+/// `report` hears of what takes long.
+///
+/// # Errors
+/// When the folder is wrong, a tool is missing or fails, or what comes out is not what `plugin.toml` says.
+pub fn build(project: &Project, tools: &Tools, report: &dyn Fn(&str)) -> Result<Built> {
+    let language = language(project)?;
+    let tests = project.tests()?;
+    let folder = project.folder.join(FOLDER);
+    let (wit, work, vendored) = (folder.join("wit"), folder.join("work"), project.folder.join("sdk"));
+    world::write(&project.manifest, &wit)?;
+    std::fs::create_dir_all(&work).map_err(AuthorError::io("make", &work))?;
+    let sdk = if vendored.is_dir() {
+        vendored
+    } else {
+        let sdk = folder.join("sdk");
+        packed::write_sdk(language, &sdk)?;
+        sdk
+    };
+    let build = Build { project, wit: &wit, work: &work, sdk: &sdk, tools, report };
+    let component = component(language, &build)?;
+    let bytes = sections::embed(
+        &component,
+        &[(sections::MANIFEST, project.manifest_text.as_bytes()), (sections::TESTS, tests.as_bytes())],
+    );
+    let inspection = swift_plugin::inspect(&project.manifest.name, &bytes)?;
+    Ok(Built { bytes, inspection })
+}
 
 /// A language that plugins are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +115,14 @@ impl Language {
             Self::Go => "go",
         }
     }
+
+    /// Its folder in `sdk/`.
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Self::TypeScript => Self::JavaScript.name(),
+            other => other.name(),
+        }
+    }
 }
 
 impl FromStr for Language {
@@ -65,14 +131,14 @@ impl FromStr for Language {
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         Self::ALL.into_iter().find(|language| language.name() == name).ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.iter().map(|language| language.name()).collect();
-            format!("`{}` is no language of plugins; there are {}", crate::clean(name, 60), names.join(", "))
+            format!("`{}` is no language of plugins; there are {}", swift_plugin::clean(name, 60), names.join(", "))
         })
     }
 }
 
 /// The component that the project's language makes of it, as it came out.
-fn component(build: &Build<'_>) -> Result<Vec<u8>> {
-    match language(build.project)? {
+fn component(language: Language, build: &Build<'_>) -> Result<Vec<u8>> {
+    match language {
         Language::Rust => rust::component(build),
         Language::Python => python::component(build),
         Language::JavaScript | Language::TypeScript => js::component(build),
