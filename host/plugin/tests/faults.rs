@@ -12,7 +12,7 @@ fn dist(file: &str) -> PathBuf {
 
 /// Small budgets, so that the runaway cases end at once.
 fn host() -> Arc<PluginHost> {
-    let options = PluginOptions { fuel: 20_000_000, memory: 16 << 20, calls: 10_000, cache: None };
+    let options = PluginOptions { fuel: 20_000_000, memory: 16 << 20, calls: 10_000, cache: None, ..PluginOptions::default() };
     Arc::new(PluginHost::new(options).unwrap())
 }
 
@@ -37,7 +37,7 @@ fn report(plugin: &ModelPlugin, fault: &str) -> String {
 
 #[test]
 fn each_fault_gives_one_clear_error() {
-    let plugin = host().load(&dist("test/faults.wasm")).unwrap();
+    let plugin = host().load(&dist("test/faults.wasm")).unwrap().model().unwrap();
     insta::with_settings!({ filters => vec![(r"lib\.rs:\d+", "lib.rs:LINE")] }, {
         insta::assert_snapshot!("loop", report(&plugin, "loop"));
         insta::assert_snapshot!("busy", report(&plugin, "busy"));
@@ -56,14 +56,14 @@ fn each_fault_gives_one_clear_error() {
 
 #[test]
 fn a_message_is_bounded() {
-    let plugin = host().load(&dist("test/faults.wasm")).unwrap();
+    let plugin = host().load(&dist("test/faults.wasm")).unwrap().model().unwrap();
     let report = report(&plugin, "long");
     assert!(report.len() < 3000 && report.contains('…'), "{}", report.len());
 }
 
 #[test]
 fn a_plugin_works_after_every_fault() {
-    let plugin = host().load(&dist("test/faults.wasm")).unwrap();
+    let plugin = host().load(&dist("test/faults.wasm")).unwrap().model().unwrap();
     let before = trace(&plugin, "none").unwrap();
     for fault in ["loop", "panic", "trap", "memory", "shape"] {
         trace(&plugin, fault).unwrap_err();
@@ -125,7 +125,7 @@ fn what_is_no_plugin_is_refused() {
     for kept in [0, 3, 8, 9, 100, whole.len() / 2, whole.len() - 1] {
         let error = host().load_bytes("example", None, &whole[..kept]).unwrap_err();
         assert!(
-            matches!(error, PluginError::NotAComponent { .. } | PluginError::NoModelFamily { .. }),
+            matches!(error, PluginError::NotAComponent { .. } | PluginError::NoKind { .. }),
             "{kept}: {error:?}"
         );
     }
@@ -143,7 +143,7 @@ fn damaged_bytes_never_take_the_host_down() {
         damaged[at] ^= 0x55;
         // Either refused, or a plugin that still ends within its budget.
         if let Ok(plugin) = host.load_bytes("damaged", None, &damaged) {
-            let _ = trace(&plugin, "none");
+            let _ = plugin.model().and_then(|model| trace(&model, "none"));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use swift_plugin::{PluginError, PluginHost, PluginOptions, PluginSet, with_model_type};
+use swift_plugin::{Kind, PluginError, PluginHost, PluginOptions, PluginSet, with_model_type};
 
 fn dist(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../plugins/dist").join(file)
@@ -31,10 +31,11 @@ fn report(error: &PluginError, folders: &[&Path]) -> String {
 #[test]
 fn built_in_plugins_are_always_there() {
     let set = PluginSet::new(host(None), &[], &[]).unwrap();
-    let names: Vec<&str> = set.plugins().map(|plugin| plugin.name()).collect();
+    let names: Vec<&str> = set.built_in(Kind::Model).map(|plugin| plugin.name()).collect();
     assert_eq!(names, ["llama", "qwen2", "qwen3"]);
     let plugin = set.select(QWEN3).unwrap();
-    assert_eq!((plugin.name(), plugin.path(), plugin.contract()), ("qwen3", None, "swift:model@0.1.0"));
+    assert_eq!((plugin.name(), plugin.path()), ("qwen3", None));
+    assert_eq!(plugin.plugin().inspection().contracts[0].to_string(), "swift:model@0.1.0");
     let recorded = std::fs::read_to_string(dist("SHA256SUMS")).unwrap();
     assert!(recorded.contains(&format!("{}  qwen3.wasm", plugin.digest())));
     assert_eq!(set.select(r#"{"model_type": "mistral"}"#).unwrap().name(), "llama");
@@ -45,7 +46,7 @@ fn no_two_built_in_plugins_claim_one_model() {
     let set = PluginSet::new(host(None), &[], &[]).unwrap();
     for model_type in ["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma"] {
         let config = format!("{{\"model_type\": \"{model_type}\"}}");
-        let claiming = set.plugins().filter(|plugin| plugin.claims(&config).unwrap().is_some()).count();
+        let claiming = set.built_in(Kind::Model).filter(|plugin| plugin.model().unwrap().claims(&config).unwrap().is_some()).count();
         assert!(claiming <= 1, "{model_type}");
     }
 }
@@ -111,7 +112,7 @@ fn the_model_type_can_be_overridden() {
 fn compiled_plugins_are_reused_and_a_damaged_one_is_not() {
     let place = tempfile::tempdir().unwrap();
     let cache = place.path().join("cache");
-    let claims = || host(Some(cache.clone())).load(&dist("qwen3.wasm")).unwrap().claims(QWEN3).unwrap();
+    let claims = || host(Some(cache.clone())).load(&dist("qwen3.wasm")).unwrap().model().unwrap().claims(QWEN3).unwrap();
     let compiled = || {
         let mut files: Vec<PathBuf> = std::fs::read_dir(&cache).unwrap().flatten().map(|entry| entry.path()).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "compiled"));
@@ -139,5 +140,5 @@ fn without_a_place_for_the_cache_everything_works() {
     std::fs::write(&file, "").unwrap();
     let host = host(Some(file.join("cache")));
     assert!(host.cache_problem().is_some());
-    assert_eq!(host.load(&dist("qwen3.wasm")).unwrap().claims(QWEN3).unwrap().as_deref(), Some("qwen3"));
+    assert_eq!(host.load(&dist("qwen3.wasm")).unwrap().model().unwrap().claims(QWEN3).unwrap().as_deref(), Some("qwen3"));
 }
