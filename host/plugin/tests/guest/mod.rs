@@ -21,7 +21,7 @@ const EMPTY_OBJECT: u32 = 32;
 /// A component in the making: one function of each of its kinds, called `test`, that does what the contract asks until a
 /// body is replaced.
 #[derive(Debug, Clone)]
-pub struct Guest {
+pub(crate) struct Guest {
     kinds: Vec<Kind>,
     bodies: BTreeMap<&'static str, String>,
     imports: Vec<String>,
@@ -32,7 +32,7 @@ pub struct Guest {
 
 impl Guest {
     /// A well-behaved plugin of these kinds, without `plugin.toml`.
-    pub fn new(kinds: &[Kind]) -> Self {
+    pub(crate) fn new(kinds: &[Kind]) -> Self {
         Self {
             kinds: kinds.to_vec(),
             bodies: BTreeMap::new(),
@@ -44,44 +44,48 @@ impl Guest {
     }
 
     /// Replaces the body of an export. Parameters are called as in [`functions`].
-    pub fn body(mut self, function: &'static str, body: impl Into<String>) -> Self {
+    pub(crate) fn body(mut self, function: &'static str, body: impl Into<String>) -> Self {
         self.bodies.insert(function, body.into());
         self
     }
 
     /// Imports a function of `swift:plugin/INTERFACE` under the name `$FUNCTION`.
-    pub fn import(mut self, interface: &str, function: &str, signature: &str) -> Self {
-        self.imports.push(format!("(import \"swift:plugin/{interface}@0.1.0\" \"{function}\" (func ${function} {signature}))"));
+    pub(crate) fn import(mut self, interface: &str, function: &str, signature: &str) -> Self {
+        self.imports
+            .push(format!("(import \"swift:plugin/{interface}@0.1.0\" \"{function}\" (func ${function} {signature}))"));
         self
     }
 
     /// Adds fields to the core module.
-    pub fn fields(mut self, fields: &str) -> Self {
+    pub(crate) fn fields(mut self, fields: &str) -> Self {
         self.fields.push_str(fields);
         self
     }
 
     /// Changes the contract that it is built for.
-    pub fn contract(mut self, old: &str, new: &str) -> Self {
+    pub(crate) fn contract(mut self, old: &str, new: &str) -> Self {
         self.contracts.push((old.into(), new.into()));
         self
     }
 
     /// Gives it a `plugin.toml`.
-    pub fn manifest(mut self, text: impl Into<String>) -> Self {
+    pub(crate) fn manifest(mut self, text: impl Into<String>) -> Self {
         self.manifest = Some(text.into());
         self
     }
 
     /// Gives it the usual `plugin.toml` with this name and these lines more.
-    pub fn named(self, name: &str, more: &str) -> Self {
+    pub(crate) fn named(self, name: &str, more: &str) -> Self {
         let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("{:?}", kind.name())).collect();
-        let text = format!("name = {name:?}\nversion = \"0.1.0\"\nkind = [{}]\nsummary = \"a test\"\n{more}\n", kinds.join(", "));
+        let text = format!(
+            "name = {name:?}\nversion = \"0.1.0\"\nkind = [{}]\nsummary = \"a test\"\n{more}\n",
+            kinds.join(", ")
+        );
         self.manifest(text)
     }
 
     /// The component.
-    pub fn build(&self) -> Vec<u8> {
+    pub(crate) fn build(&self) -> Vec<u8> {
         let text = self.module();
         let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut resolve = Resolve::default();
@@ -103,8 +107,9 @@ impl Guest {
         let package = resolve.push_source("guest.wit", &self.edited(world)).unwrap();
         let world = resolve.select_world(&[package], Some("guest")).unwrap();
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
-        let encoder = ComponentEncoder::default().validate(true).module(&module);
-        let component = encoder.and_then(|mut encoder| encoder.encode()).unwrap_or_else(|error| panic!("{error:#}\n{text}"));
+        let mut encoder = ComponentEncoder::default();
+        let encoded = encoder.validate(true).module(&module).and_then(ComponentEncoder::encode);
+        let component = encoded.unwrap_or_else(|error| panic!("{error:#}\n{text}"));
         match &self.manifest {
             Some(manifest) => sections::embed(&component, &[(sections::MANIFEST, manifest.as_bytes())]),
             None => component,
@@ -184,7 +189,7 @@ fn data(at: u32, bytes: &[u8]) -> String {
 }
 
 /// `n` entries of `stride` zero bytes, as the list that starts `offset` bytes into the answer.
-pub fn zeros_list(n: &str, stride: u32, offset: u32) -> String {
+pub(crate) fn zeros_list(n: &str, stride: u32, offset: u32) -> String {
     format!(
         "(i32.store offset={offset} (i32.const {ANSWER}) (call $alloc (i32.const 0) (i32.const 0) (i32.const 8) \
          (i32.mul {n} (i32.const {stride}))))\n  \
@@ -194,7 +199,7 @@ pub fn zeros_list(n: &str, stride: u32, offset: u32) -> String {
 }
 
 /// Returns a result whose error is this text.
-pub fn error_text(text_at: u32, length: u32) -> String {
+pub(crate) fn error_text(text_at: u32, length: u32) -> String {
     format!(
         "(i32.store8 (i32.const {ANSWER}) (i32.const 1)) (i32.store offset=4 (i32.const {ANSWER}) (i32.const {text_at})) \
          (i32.store offset=8 (i32.const {ANSWER}) (i32.const {length})) (i32.const {ANSWER})"
@@ -202,15 +207,23 @@ pub fn error_text(text_at: u32, length: u32) -> String {
 }
 
 /// Name, signature and well-behaved body of each export of a kind.
-pub fn functions(kind: Kind) -> Vec<(&'static str, &'static str, String)> {
+pub(crate) fn functions(kind: Kind) -> Vec<(&'static str, &'static str, String)> {
     let zeros = || format!("(i32.const {ZEROS})");
     let listed = format!("(i32.const {})", place(kind) - 8);
-    let configure = ("configure", "(param $name i32) (param $name-length i32) (param $config i32) (param $config-length i32) (result i32)", zeros());
+    let configure = (
+        "configure",
+        "(param $name i32) (param $name-length i32) (param $config i32) (param $config-length i32) (result i32)",
+        zeros(),
+    );
     let n = "(local.get $n)";
     match kind {
         Kind::Model => vec![
             ("claims", "(param $config i32) (param $config-length i32) (result i32)", zeros()),
-            ("build", "(param $config i32 ) (param $config-length i32) (param i32 i32) (param $g i32) (result i32)", zeros()),
+            (
+                "build",
+                "(param $config i32 ) (param $config-length i32) (param i32 i32) (param $g i32) (result i32)",
+                zeros(),
+            ),
         ],
         Kind::Reward => vec![
             ("rewards", "(result i32)", listed),
@@ -231,7 +244,10 @@ pub fn functions(kind: Kind) -> Vec<(&'static str, &'static str, String)> {
             (
                 "compute",
                 "(result i32)",
-                format!("{} drop (i32.store (i32.load offset=4 (i32.const {ANSWER})) (i32.const {NAME})) (i32.store offset=4 (i32.load offset=4 (i32.const {ANSWER})) (i32.const 4)) (i32.const {ANSWER})", zeros_list("(i32.const 1)", 16, 4)),
+                format!(
+                    "{} drop (i32.store (i32.load offset=4 (i32.const {ANSWER})) (i32.const {NAME})) (i32.store offset=4 (i32.load offset=4 (i32.const {ANSWER})) (i32.const 4)) (i32.const {ANSWER})",
+                    zeros_list("(i32.const 1)", 16, 4)
+                ),
             ),
         ],
         Kind::Preprocessor => vec![
@@ -244,7 +260,9 @@ pub fn functions(kind: Kind) -> Vec<(&'static str, &'static str, String)> {
             (
                 "open",
                 "(param i32 i32) (param $location i32) (param $location-length i32) (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
-                format!("(i32.store offset=4 (i32.const {ANSWER}) (call $new-reader (i32.const 1))) (i32.const {ANSWER})"),
+                format!(
+                    "(i32.store offset=4 (i32.const {ANSWER}) (call $new-reader (i32.const 1))) (i32.const {ANSWER})"
+                ),
             ),
             ("[method]reader.length", "(param $reader i32) (result i32)", zeros()),
             // One row and no more.
@@ -259,10 +277,22 @@ pub fn functions(kind: Kind) -> Vec<(&'static str, &'static str, String)> {
             ("claims", "(param i32 i32 i32 i32) (result i32)", zeros()),
             configure,
             // For each conversation no segment at all.
-            ("render", "(param $conversations i32) (param $n i32) (param $form i32) (result i32)", zeros_list(n, 12, 0)),
+            (
+                "render",
+                "(param $conversations i32) (param $n i32) (param $form i32) (result i32)",
+                zeros_list(n, 12, 0),
+            ),
             ("stops", "(result i32)", zeros()),
-            ("parse", "(param $completions i32) (param $n i32) (param i32 i32 i32 i32 i32 i32) (result i32)", zeros_list(n, 44, 0)),
-            ("[constructor]parser", "(param i32 i32 i32 i32 i32 i32) (result i32)", "(call $new-parser (i32.const 1))".into()),
+            (
+                "parse",
+                "(param $completions i32) (param $n i32) (param i32 i32 i32 i32 i32 i32) (result i32)",
+                zeros_list(n, 44, 0),
+            ),
+            (
+                "[constructor]parser",
+                "(param i32 i32 i32 i32 i32 i32) (result i32)",
+                "(call $new-parser (i32.const 1))".into(),
+            ),
             ("[method]parser.push", "(param $parser i32) (param $text i32) (param $n i32) (result i32)", zeros()),
             ("[method]parser.finish", "(param $parser i32) (result i32)", zeros()),
         ],
@@ -270,7 +300,7 @@ pub fn functions(kind: Kind) -> Vec<(&'static str, &'static str, String)> {
 }
 
 /// `n` rows `{}`, as the list that starts `offset` bytes into the answer.
-pub fn empty_rows(n: &str, offset: u32) -> String {
+pub(crate) fn empty_rows(n: &str, offset: u32) -> String {
     format!(
         "(local $row i32) (local $end i32)\n  {}\n  drop\n  \
          (local.set $row (i32.load offset={offset} (i32.const {ANSWER})))\n  \
