@@ -18,8 +18,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <chore>
 
-  plugins build           build the first-party plugins into plugins/dist
-  plugins build --check   build them and compare with plugins/dist
+  plugins build [NAMES]   build the first-party plugins, or these, into plugins/dist
+           [--check]      build them and compare with plugins/dist
   wit-check               compare the contracts in wit/ with the released ones in wit/frozen
   wit-freeze              freeze the present version of each contract that was raised
   test [arguments]        run all tests; arguments go to cargo nextest run
@@ -40,8 +40,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
-        ["plugins", "build"] => plugins::build(false),
-        ["plugins", "build", "--check"] => plugins::build(true),
+        ["plugins", "build", ref more @ ..] => plugins::build(more),
         ["wit-check"] => wit::check(),
         ["wit-freeze"] => wit::freeze(),
         ["test", ref more @ ..] => test::all(more),

@@ -1,6 +1,6 @@
 //! Takes out of a guest what nobody reads: a stack shows the plugin's and the SDK's functions, so the standard library's
 //! names go, and the kept ones are written as people read them; remarks of the tools go altogether. All of it together
-//! is a quarter of a plugin otherwise.
+//! is a quarter of a plugin otherwise. And what a plugin says about itself goes in.
 
 use wasmparser::{KnownCustom, Name, Parser, Payload};
 
@@ -80,6 +80,16 @@ pub(crate) fn shorten(module: &[u8]) -> Result<Vec<u8>> {
     out.extend(content);
     out.extend(&module[end..]);
     Ok(out)
+}
+
+/// Adds a custom section at the end.
+pub(crate) fn append(wasm: &mut Vec<u8>, name: &str, data: &[u8]) {
+    let mut content = Vec::new();
+    text(&mut content, name);
+    content.extend(data);
+    wasm.push(0);
+    number(wasm, content.len());
+    wasm.extend(content);
 }
 
 /// Bytes before the first section.

@@ -1,58 +1,179 @@
 //! Builds the first-party plugins: Rust to core module to component, the same bytes on every machine with the same
 //! compiler. Their built form is committed, so that building and testing the host needs no WebAssembly toolchain.
+//!
+//! A folder of `plugins/` with a `plugin.toml` is one component, `plugins/dist/NAME.wasm`; one of `plugins/test/` is a
+//! component of the host's tests, `plugins/dist/test/NAME.wasm`. What a plugin does is not known here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use wasmparser::{Parser, Payload};
 
 use crate::Result;
 use crate::toolchain::{TARGET, Toolchain, find};
 
-/// Guest crates and where their components go below `plugins/dist`.
-const PLUGINS: &[(&str, &str)] =
-    &[("llama", "llama.wasm"), ("qwen2", "qwen2.wasm"), ("qwen3", "qwen3.wasm"), ("faults", "test/faults.wasm")];
-
 /// Tells this program to act as cargo's compiler wrapper, see [`as_compiler`].
 const AS_COMPILER: &str = "SWIFT_XTASK_AS_COMPILER";
 
-/// Builds every plugin; writes `plugins/dist`, or with `check` compares with it.
+/// Largest component in KB, without its golden tests: all of them are part of the binary, and compiled on first use.
+const LARGEST: usize = 100;
+/// Plugins that may be larger, how large, and why.
+const LARGER: &[(&str, usize, &str)] = &[("parquet", 1024, "it decompresses six codecs")];
+
+/// The source of one component.
+struct Guest {
+    name: String,
+    folder: PathBuf,
+    /// Where it goes, below `plugins/dist`.
+    file: String,
+    /// What cargo calls the module.
+    module: String,
+    manifest: String,
+    /// Its golden tests: a JSON array, or nothing.
+    tests: Option<String>,
+}
+
+/// Built components by where they go.
+type Components = BTreeMap<String, Vec<u8>>;
+
+/// Builds the plugins with these names, or all of them; writes `plugins/dist`, or with `--check` compares with it.
 ///
 /// # Errors
-/// When there is no toolchain, a guest does not compile, a component asks for something that is not the contract's,
-/// or (with `check`) the committed components are not those of the source.
-pub(crate) fn build(check: bool) -> Result<()> {
+/// When there is no toolchain, a guest does not compile, a component asks for something that is not the contract's or is
+/// too large, or (with `--check`) the committed components are not those of the source.
+pub(crate) fn build(arguments: &[&str]) -> Result<()> {
+    let (options, names): (Vec<&str>, Vec<&str>) = arguments.iter().partition(|argument| argument.starts_with('-'));
+    if let Some(option) = options.iter().find(|&&option| option != "--check") {
+        return Err(format!("unknown option `{option}`; there is --check").into());
+    }
+    let all = guests(&crate::root().join("plugins"))?;
+    if let Some(name) = names.iter().find(|&&name| all.iter().all(|guest| guest.name != name)) {
+        let known: Vec<&str> = all.iter().map(|guest| guest.name.as_str()).collect();
+        return Err(format!("there is no plugin `{name}`; there are {}", known.join(", ")).into());
+    }
+    let chosen: Vec<&Guest> =
+        all.iter().filter(|guest| names.is_empty() || names.contains(&guest.name.as_str())).collect();
     let dist = crate::root().join("plugins/dist");
     let recorded = std::fs::read_to_string(dist.join("toolchain.txt")).unwrap_or_default();
     let toolchain = find(Some(recorded.trim_end()))?;
     let same_compiler = toolchain.identity == recorded.trim_end();
-    let components = compile(&toolchain)?;
-    let sums = checksums(&components);
-    if !check {
-        for (file, component) in &components {
-            let path = dist.join(file);
-            std::fs::create_dir_all(path.parent().expect("a file in dist"))?;
-            std::fs::write(path, component)?;
-            println!("{file}: {} KB", component.len().div_ceil(1024));
+    if options.is_empty() {
+        if !names.is_empty() && !same_compiler {
+            return Err("plugins/dist was built by another compiler: build all plugins, without names".into());
         }
-        std::fs::write(dist.join("SHA256SUMS"), sums)?;
-        std::fs::write(dist.join("toolchain.txt"), format!("{}\n", toolchain.identity))?;
-        return Ok(());
+        write(&dist, &all, &compile(&toolchain, &chosen)?)?;
+        return Ok(std::fs::write(dist.join("toolchain.txt"), format!("{}\n", toolchain.identity))?);
     }
+    let components = compile(&toolchain, &chosen)?;
+    if names.is_empty() {
+        verify_committed(&dist, &all)?;
+    }
+    compare(&dist, &components, &toolchain, recorded.trim_end())
+}
 
-    verify_committed(&dist)?;
-    if same_compiler {
-        if std::fs::read_to_string(dist.join("SHA256SUMS"))? != sums {
-            let built = crate::root().join("target/guests/dist");
-            write_all(&built, &components)?;
-            return Err(format!(
-                "plugins/dist is not what the source builds (compare with {}): run `cargo xtask plugins build` and commit the result",
-                built.display()
-            )
-            .into());
+/// The plugins in the folder `plugins`, sorted by name, those of `test/` last.
+fn guests(plugins: &Path) -> Result<Vec<Guest>> {
+    let mut guests = Vec::new();
+    for (folder, prefix) in [(plugins.to_path_buf(), ""), (plugins.join("test"), "test/")] {
+        let mut folders: Vec<PathBuf> = folder.read_dir()?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        folders.sort();
+        for folder in folders.iter().filter(|folder| folder.join("plugin.toml").is_file()) {
+            guests.push(Guest::read(folder, prefix).map_err(|error| format!("{}: {error}", folder.display()))?);
+        }
+    }
+    Ok(guests)
+}
+
+impl Guest {
+    fn read(folder: &Path, prefix: &str) -> Result<Self> {
+        let table = |file: &str| -> Result<(String, toml::Table)> {
+            let text = std::fs::read_to_string(folder.join(file)).map_err(|error| format!("{file}: {error}"))?;
+            let table = text.parse().map_err(|error| format!("{file}: {error}"))?;
+            Ok((text, table))
+        };
+        let (manifest, plugin) = table("plugin.toml")?;
+        let (_, cargo) = table("Cargo.toml")?;
+        let text = |table: &toml::Table, section: &str, key: &str| {
+            table.get(section).and_then(|section| section.get(key)).and_then(|value| value.as_str()).map(str::to_owned)
+        };
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if plugin.get("name").and_then(|value| value.as_str()) != Some(&name) {
+            return Err("`name` in plugin.toml has to be the folder's".into());
+        }
+        if text(&plugin, "build", "lang").as_deref() != Some("rust") {
+            return Err("first-party plugins are in Rust: `lang = \"rust\"` under [build] in plugin.toml".into());
+        }
+        let module = text(&cargo, "lib", "name").or_else(|| text(&cargo, "package", "name"));
+        Ok(Self {
+            file: format!("{prefix}{name}.wasm"),
+            module: module.ok_or("Cargo.toml names no package")?.replace('-', "_"),
+            manifest,
+            tests: golden_tests(&folder.join("tests"))?,
+            folder: folder.to_path_buf(),
+            name,
+        })
+    }
+}
+
+/// The objects in the files `*.json` of a folder, sorted by file name, as one JSON array.
+fn golden_tests(folder: &Path) -> Result<Option<String>> {
+    let Ok(entries) = folder.read_dir() else {
+        return Ok(None);
+    };
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "json"));
+    files.sort();
+    let mut tests = Vec::new();
+    for file in files {
+        let test: Value = serde_json::from_slice(&std::fs::read(&file)?)
+            .map_err(|error| format!("{}: {error}", file.file_name().unwrap_or_default().display()))?;
+        tests.push(test);
+    }
+    Ok((!tests.is_empty()).then(|| Value::Array(tests).to_string()))
+}
+
+/// Writes what was built, and takes away what no source builds any more.
+fn write(dist: &Path, all: &[Guest], components: &Components) -> Result<()> {
+    write_all(dist, components)?;
+    for (file, component) in components {
+        println!("{file}: {} KB", component.len().div_ceil(1024));
+    }
+    for (folder, prefix) in [(dist.to_path_buf(), ""), (dist.join("test"), "test/")] {
+        for entry in folder.read_dir()? {
+            let name = format!("{prefix}{}", entry?.file_name().to_string_lossy());
+            if name.ends_with(".wasm") && all.iter().all(|guest| guest.file != name) {
+                println!("{name}: no plugin any more, removed");
+                std::fs::remove_file(dist.join(name))?;
+            }
+        }
+    }
+    let mut committed = Components::new();
+    for guest in all {
+        // One that was never built is missed by `--check`.
+        if let Ok(component) = std::fs::read(dist.join(&guest.file)) {
+            committed.insert(guest.file.clone(), component);
+        }
+    }
+    Ok(std::fs::write(dist.join("SHA256SUMS"), checksums(&committed))?)
+}
+
+/// Compares what was built with what is committed: bytes where the compiler is the same, else what models trace.
+fn compare(dist: &Path, components: &Components, toolchain: &Toolchain, recorded: &str) -> Result<()> {
+    let built = crate::root().join("target/guests/dist");
+    write_all(&built, components)?;
+    if toolchain.identity == recorded {
+        for (file, component) in components {
+            if std::fs::read(dist.join(file))? != *component {
+                return Err(format!(
+                    "plugins/dist/{file} is not what the source builds (compare with {}): run `cargo xtask plugins build` and commit the result",
+                    built.display()
+                )
+                .into());
+            }
         }
         println!("plugins/dist is byte for byte what the source builds");
         return Ok(());
@@ -62,12 +183,10 @@ pub(crate) fn build(check: bool) -> Result<()> {
         recorded.lines().next().unwrap_or("an unknown compiler"),
         toolchain.identity.lines().next().unwrap_or("another")
     );
-    let built = crate::root().join("target/guests/dist");
-    write_all(&built, &components)?;
     let status = Command::new("cargo")
         .current_dir(crate::root())
         .args(["run", "--quiet", "-p", "swift-plugin-test", "--bin", "compare-traces", "--"])
-        .args([&dist, &built])
+        .args([dist, &built])
         .status()?;
     if !status.success() {
         return Err(
@@ -78,7 +197,7 @@ pub(crate) fn build(check: bool) -> Result<()> {
     Ok(())
 }
 
-fn write_all(folder: &Path, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
+fn write_all(folder: &Path, components: &Components) -> Result<()> {
     for (file, component) in components {
         let path = folder.join(file);
         std::fs::create_dir_all(path.parent().expect("a file in a folder"))?;
@@ -88,11 +207,11 @@ fn write_all(folder: &Path, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> 
 }
 
 /// The committed files are those that the committed list names.
-fn verify_committed(dist: &Path) -> Result<()> {
-    let mut committed = BTreeMap::new();
-    for (_, file) in PLUGINS {
-        committed
-            .insert(*file, std::fs::read(dist.join(file)).map_err(|error| format!("plugins/dist/{file}: {error}"))?);
+fn verify_committed(dist: &Path, all: &[Guest]) -> Result<()> {
+    let mut committed = Components::new();
+    for Guest { file, .. } in all {
+        let component = std::fs::read(dist.join(file)).map_err(|error| format!("plugins/dist/{file}: {error}"))?;
+        committed.insert(file.clone(), component);
     }
     if std::fs::read_to_string(dist.join("SHA256SUMS"))? != checksums(&committed) {
         return Err(
@@ -103,7 +222,7 @@ fn verify_committed(dist: &Path) -> Result<()> {
 }
 
 /// The text that `sha256sum` reads.
-fn checksums(components: &BTreeMap<&str, Vec<u8>>) -> String {
+fn checksums(components: &Components) -> String {
     let mut text = String::new();
     for (file, component) in components {
         for byte in Sha256::digest(component) {
@@ -115,7 +234,7 @@ fn checksums(components: &BTreeMap<&str, Vec<u8>>) -> String {
 }
 
 /// Compiles the guests and wraps each as a component.
-fn compile(toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
+fn compile(toolchain: &Toolchain, guests: &[&Guest]) -> Result<Components> {
     let root = crate::root();
     let target = root.join("target/guests");
     let home = std::env::home_dir().ok_or("no home folder is set")?;
@@ -124,37 +243,54 @@ fn compile(toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     let remaps = [(&root, "/swift"), (&cargo_home, "/cargo"), (&source_of_std, "/rustc")];
     let flags: Vec<String> =
         remaps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .current_dir(root.join("plugins"))
-        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--target-dir"])
-        .arg(&target)
-        .env("RUSTC", &toolchain.rustc)
-        .env("RUSTC_WRAPPER", std::env::current_exe()?)
-        .env(AS_COMPILER, "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env_remove("RUSTFLAGS");
-    for (package, _) in PLUGINS {
-        cargo.args(["-p", package]);
-    }
-    if !cargo.status()?.success() {
-        return Err("the plugins do not compile, see above".into());
-    }
-    let mut components = BTreeMap::new();
-    for (package, file) in PLUGINS {
-        let module = std::fs::read(target.join(TARGET).join("release").join(format!("{package}.wasm")))?;
-        let module = crate::names::without_remarks(&crate::names::shorten(&module)?)?;
-        let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
-        let component = crate::names::without_remarks(&component)?;
-        wasmparser::validate(&component)?;
-        for import in imports(&component)? {
-            if !import.starts_with("swift:") {
-                return Err(format!("plugins/{package} imports `{import}`: a plugin may import only `swift:*`").into());
-            }
+    let mut components = Components::new();
+    for guest in guests {
+        // One at a time: in one build all guests would share the SDK's features, which say what a component exports.
+        let built = Command::new(env!("CARGO"))
+            .current_dir(&guest.folder)
+            .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--target-dir"])
+            .arg(&target)
+            .env("RUSTC", &toolchain.rustc)
+            .env("RUSTC_WRAPPER", std::env::current_exe()?)
+            .env(AS_COMPILER, "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+            .env_remove("RUSTFLAGS")
+            .status()?;
+        if !built.success() {
+            return Err(format!("the plugin `{}` does not compile, see above", guest.name).into());
         }
-        components.insert(*file, component);
+        let module = std::fs::read(target.join(TARGET).join("release").join(format!("{}.wasm", guest.module)))?;
+        let component = wrap(guest, &module).map_err(|error| format!("the plugin `{}`: {error}", guest.name))?;
+        components.insert(guest.file.clone(), component);
     }
     Ok(components)
+}
+
+/// The component of a guest's core module, with its manifest and golden tests in it.
+fn wrap(guest: &Guest, module: &[u8]) -> Result<Vec<u8>> {
+    let module = crate::names::without_remarks(&crate::names::shorten(module)?)?;
+    let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
+    let mut component = crate::names::without_remarks(&component)?;
+    for import in imports(&component)? {
+        if !import.starts_with("swift:") {
+            return Err(format!("it imports `{import}`: a plugin may import only `swift:*`").into());
+        }
+    }
+    let larger = LARGER.iter().find(|(name, ..)| *name == guest.name);
+    let largest = larger.map_or(LARGEST, |(_, largest, _)| *largest);
+    if component.len() > largest << 10 {
+        let size = component.len() >> 10;
+        let but = larger.map(|(_, _, why)| format!(", though {why}")).unwrap_or_default();
+        return Err(
+            format!("{size} KB are more than {largest}{but}: make it smaller, or say in xtask why it is").into()
+        );
+    }
+    crate::names::append(&mut component, "swift:manifest", guest.manifest.as_bytes());
+    if let Some(tests) = &guest.tests {
+        crate::names::append(&mut component, "swift:tests", tests.as_bytes());
+    }
+    wasmparser::validate(&component)?;
+    Ok(component)
 }
 
 /// Names of what a component imports.
@@ -201,5 +337,48 @@ pub(crate) fn as_compiler() -> Option<ExitCode> {
             eprintln!("error: {rustc}: {error}");
             Some(ExitCode::FAILURE)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(folder: &Path, manifest: &str) -> std::result::Result<Guest, String> {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("plugin.toml"), manifest).unwrap();
+        std::fs::write(folder.join("Cargo.toml"), "[package]\nname = \"a-crate\"\n").unwrap();
+        Guest::read(folder, "test/").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_folder_is_a_guest() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("polite");
+        let guest = plugin(&folder, "name = \"polite\"\n[build]\nlang = \"rust\"\n").unwrap();
+        assert_eq!((guest.file.as_str(), guest.module.as_str(), guest.tests), ("test/polite.wasm", "a_crate", None));
+        assert!(plugin(&folder, "name = \"rude\"\n").err().unwrap().contains("has to be the folder's"));
+        assert!(plugin(&folder, "name = \"polite\"\n").err().unwrap().contains("first-party plugins are in Rust"));
+    }
+
+    #[test]
+    fn golden_tests_are_one_array_in_the_order_of_their_names() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [("b.json", "{\"n\": 0.10}"), ("a.json", "{\"z\": 1, \"a\": []}"), ("c.txt", "no")] {
+            std::fs::write(root.path().join(file), text).unwrap();
+        }
+        assert_eq!(golden_tests(root.path()).unwrap().unwrap(), r#"[{"z":1,"a":[]},{"n":0.1}]"#);
+        std::fs::write(root.path().join("a.json"), "{").unwrap();
+        assert!(golden_tests(root.path()).unwrap_err().to_string().starts_with("a.json: "));
+        assert!(golden_tests(&root.path().join("absent")).unwrap().is_none());
+    }
+
+    #[test]
+    fn every_first_party_plugin_is_found_and_built() {
+        let all = guests(&crate::root().join("plugins")).unwrap();
+        let files: Vec<&str> = all.iter().map(|guest| guest.file.as_str()).collect();
+        assert!(files.contains(&"llama.wasm") && files.contains(&"test/faults.wasm"), "{files:?}");
+        assert!(LARGER.iter().all(|(name, ..)| all.iter().any(|guest| guest.name == *name)));
+        verify_committed(&crate::root().join("plugins/dist"), &all).unwrap();
     }
 }
