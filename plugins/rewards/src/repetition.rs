@@ -1,0 +1,43 @@
+//! How often a completion says the same again.
+
+use crate::space::words;
+
+/// The share of repeated n-grams of lower-cased words, between 0 (none repeated, or fewer than `size` words) and 1.
+///
+/// Words are what white space separates. A text in a script without spaces, such as Chinese, is one word or a few, and
+/// almost always gets 0.
+pub(crate) fn repeated(text: &str, size: usize) -> f64 {
+    if words(text).count() < size {
+        return 0.0;
+    }
+    let text = text.to_lowercase();
+    let words: Vec<&str> = words(&text).collect();
+    let mut ngrams: Vec<&[&str]> = words.windows(size).collect();
+    let total = ngrams.len();
+    if total == 0 {
+        return 0.0;
+    }
+    ngrams.sort_unstable();
+    ngrams.dedup();
+    1.0 - ngrams.len() as f64 / total as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repeated;
+
+    #[test]
+    fn shares() {
+        for (text, size, share) in [
+            ("", 3, 0.0),
+            ("a b", 3, 0.0),
+            ("a b c", 3, 0.0),
+            ("a b C a B c", 3, 0.25),
+            ("a a a a", 1, 0.75),
+            ("no\u{3000}no\u{1f}no", 1, 2.0 / 3.0),
+            ("重复重复重复重复", 3, 0.0),
+        ] {
+            assert!((repeated(text, size) - share).abs() < 1e-12, "{text:?}");
+        }
+    }
+}
