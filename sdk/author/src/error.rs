@@ -38,6 +38,14 @@ pub enum AuthorError {
         /// What to do.
         hint: String,
     },
+    /// Not a name for a plugin.
+    #[error("{what}")]
+    Name {
+        /// What is wrong with it.
+        what: String,
+        /// What a name is.
+        hint: String,
+    },
     /// No such template in this language.
     #[error("there is no {kind} plugin in {lang} to start from")]
     NotOffered {
@@ -91,7 +99,10 @@ impl AuthorError {
             }
             Self::ToolMissing { install, .. } => install.clone(),
             Self::ToolFailed { .. } => "the lines above name the file and the line".into(),
-            Self::Project { hint, .. } => hint.clone(),
+            Self::Project { hint, .. } | Self::Name { hint, .. } => hint.clone(),
+            Self::NotOffered { offered, .. } if offered.is_empty() => {
+                "`swift plugin new --help` lists the kinds".into()
+            }
             Self::NotOffered { offered, .. } => format!("it can be had in {}", offered.join(", ")),
             Self::Component { .. } => "build it again after the source was put right".into(),
             Self::Plugin(error) => error.hint(),

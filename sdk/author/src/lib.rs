@@ -6,12 +6,16 @@
 
 mod build;
 mod error;
+mod golden;
+mod new;
 mod packed;
 mod project;
 mod tools;
 
 pub use build::{Build, Built, Language, build};
 pub use error::AuthorError;
+pub use golden::{Failure, Report, run as run_tests};
+pub use new::new;
 pub use project::Project;
 pub use swift_plugin::Kind;
 use swift_plugin::clean;
