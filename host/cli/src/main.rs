@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod failure;
+mod plugins;
 mod progress;
 mod render;
 mod settings;

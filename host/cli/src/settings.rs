@@ -4,9 +4,11 @@ pub(crate) mod device;
 mod reader;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use swift_data::{LossScale, PackingStrategy, Truncation};
+use swift_plugin::Grants;
 use swift_train::{
     ResumeMode, SftSettings,
     schedule::{Every, Schedule},
@@ -15,6 +17,7 @@ use swift_train::{
 
 use self::{device::DeviceSettings, reader::Reader};
 use crate::args::{Given, GivenValue, Origin, UsageError, Verb, parse::boolean, table::ARGUMENTS};
+use crate::plugins::PluginSettings;
 
 type Result<T> = std::result::Result<T, UsageError>;
 
@@ -23,7 +26,7 @@ type Result<T> = std::result::Result<T, UsageError>;
 pub(crate) struct ModelSettings {
     pub(crate) path: PathBuf,
     pub(crate) model_type: Option<String>,
-    pub(crate) plugins: Vec<PathBuf>,
+    pub(crate) plugins: PluginSettings,
     pub(crate) adapters: Vec<PathBuf>,
     /// `bfloat16`, `float16`, `float32`; `None`: as stored.
     pub(crate) torch_dtype: Option<String>,
@@ -401,9 +404,25 @@ impl Reader<'_> {
         Ok(ModelSettings {
             path,
             model_type: self.text("model_type")?,
-            plugins: self.list("plugin")?.into_iter().map(PathBuf::from).collect(),
+            plugins: self.plugins()?,
             adapters: self.list("adapters")?.into_iter().map(PathBuf::from).collect(),
             torch_dtype: self.choice("torch_dtype")?,
+        })
+    }
+
+    fn plugins(&mut self) -> Result<PluginSettings> {
+        let mut grants = Grants::default();
+        for grant in self.list("allow")? {
+            grants.add(&grant).map_err(|error| UsageError::new(format!("--allow: {error}"), error.hint()))?;
+        }
+        let timeout = self.optional_at_least_zero("plugin_timeout")?;
+        if timeout.is_some_and(|seconds| !(0.01..=86_400.0).contains(&seconds)) {
+            return Err(UsageError::new("--plugin_timeout is not between 0.01 and 86400 seconds", "60 is the default"));
+        }
+        Ok(PluginSettings {
+            files: self.list("plugin")?.into_iter().map(PathBuf::from).collect(),
+            grants,
+            timeout: timeout.map(Duration::from_secs_f64),
         })
     }
 

@@ -56,6 +56,22 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         ALL,
         "Plugin component (.wasm); may be repeated, also before the command",
     ),
+    row(
+        "allow",
+        Repeated,
+        NoDefault,
+        MODEL,
+        ALL,
+        "What a plugin that asks for it may do: PLUGIN:read=FOLDER or PLUGIN:net=HOST; may be repeated",
+    ),
+    row(
+        "plugin_timeout",
+        Float,
+        Computed("60"),
+        MODEL,
+        ALL,
+        "Seconds that one call of a plugin with such a grant may take",
+    ),
     row("adapters", List, NoDefault, MODEL, ALL, "PEFT adapter folders; training starts from their weights"),
     row(
         "torch_dtype",

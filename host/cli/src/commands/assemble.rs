@@ -9,12 +9,12 @@ use swift_data::{
 };
 use swift_graph::{Checkpoint, Graph, StorageType, simplify::simplify};
 use swift_hub::Model;
-use swift_plugin::{PluginHost, PluginOptions, PluginSet, plugin_folders, with_model_type};
+use swift_plugin::with_model_type;
 use swift_train::{Sample, Sequence, manifest::Source};
 
 use crate::{
     failure::Failure,
-    render,
+    plugins::Plugins,
     settings::{DataSettings, ModelSettings, TemplateSettings},
 };
 
@@ -22,8 +22,8 @@ use crate::{
 pub(crate) struct Traced {
     pub(crate) model: Arc<Model>,
     pub(crate) graph: Graph,
-    /// The plugin that traced it, for the manifest.
-    pub(crate) plugin: Source,
+    /// The plugins of the command; the one that traced it is used already.
+    pub(crate) plugins: Plugins,
 }
 
 /// Opens the model at `path` and traces it with the plugin that claims it.
@@ -33,16 +33,11 @@ pub(crate) fn open(path: &Path, settings: &ModelSettings) -> Result<Traced, Fail
         Some(model_type) => with_model_type(&model.config_text, model_type)?,
         None => model.config_text.clone(),
     };
-    let host = Arc::new(PluginHost::new(PluginOptions::default())?);
-    let plugins = PluginSet::new(host, &settings.plugins, &plugin_folders())?;
-    for problem in plugins.problems() {
-        render::warning(&format!("an installed plugin was left out: {problem}"));
-    }
-    let plugin = plugins.select(&config)?;
+    let plugins = settings.plugins.open()?;
+    let plugin = plugins.set.select(&config)?;
     let trace = plugin.trace(&config, "causal-lm", model.as_ref())?;
-    let name = plugin.path().map_or_else(|| format!("{} (built in)", plugin.name()), |path| path.display().to_string());
-    let source = Source { name, sha256: plugin.digest().into(), rows: None };
-    Ok(Traced { model, graph: simplify(&trace.graph), plugin: source })
+    plugins.uses(plugin.plugin())?;
+    Ok(Traced { model, graph: simplify(&trace.graph), plugins })
 }
 
 /// Refuses a `--torch_dtype` that would round the weights of a frozen model; float32 is exact for any of them.

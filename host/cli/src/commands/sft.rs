@@ -137,7 +137,7 @@ fn train(command: &str, settings: &TrainSettings) -> Result<(), Failure> {
         args.insert("run_date".into(), json!(run_date));
     }
     let mut manifest =
-        describe(command, settings, &placed, &samples, &traced.plugin, model, &started, run_date, threads)?;
+        describe(command, settings, &placed, &samples, traced.plugins.used(), model, &started, run_date, threads)?;
     manifest.settings = effective;
     if let (Some(before), Some(checkpoint)) = (before, &folder.checkpoint) {
         manifest.started = before.started;
@@ -286,7 +286,7 @@ fn describe(
     settings: &TrainSettings,
     placed: &Placed,
     samples: &Samples,
-    plugin: &Source,
+    plugins: Vec<Source>,
     model: &Model,
     started: &jiff::ZonedDateTime,
     run_date: String,
@@ -305,7 +305,7 @@ fn describe(
         command: command.into(),
         started: started.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
         run_date,
-        plugins: vec![plugin.clone()],
+        plugins,
         model: Source { name: model_name.clone(), sha256: model.digest()?, rows: None },
         weights: Source { name: model_name, sha256: model.weights.content_digest(), rows: None },
         adapters,
