@@ -30,11 +30,15 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
             return Err(AuthorError::project(folder, what, "give it another name; the SDK lies in sdk/"));
         }
     }
+    let kinds = &build.project.manifest.kinds;
+    if let Some(kind) = kinds.iter().find(|kind| export(**kind).is_none()) {
+        return Err(AuthorError::NotOffered { kind: kind.name(), lang: "python", offered: vec!["rust"] });
+    }
     let tool = build.tools.python("componentize-py", COMPONENTIZE, "componentize-py")?;
 
     let (app, source, none) = (build.work.join("app"), build.work.join("source"), build.work.join("none"));
     sources::copy(build.sdk, &app)?;
-    packed::write(&app.join(format!("{MODULE}.py")), glue(&build.project.manifest.kinds, module, &entry).as_bytes())?;
+    packed::write(&app.join(format!("{MODULE}.py")), glue(kinds, module, &entry).as_bytes())?;
     sources::copy(&entry.folder, &source)?;
     std::fs::create_dir_all(none.join("lib/python3/site-packages")).map_err(AuthorError::io("make", &none))?;
 
@@ -66,20 +70,24 @@ fn identifier(name: &str) -> bool {
 fn glue(kinds: &[Kind], module: &str, entry: &Entry) -> String {
     let mut text = format!("from swift_sdk.component import seal\n\nimport {module}\n");
     for kind in kinds {
-        let (file, class) = match kind {
-            Kind::Reward => ("rewards", "Rewards"),
-            Kind::Metric => ("metrics", "Metrics"),
-            Kind::Preprocessor => ("preprocessors", "Preprocessors"),
-            Kind::Dataset => ("loaders", "Loaders"),
-            Kind::Template => ("templates", "Templates"),
-            // `swift plugin new` offers no such plugin in Python; the SDK says so when it is built.
-            Kind::Model => ("models", "Models"),
-        };
+        let Some((file, class)) = export(*kind) else { continue };
         let _ = writeln!(text, "from swift_sdk.component.{file} import {class}");
     }
     let names: Vec<String> = kinds.iter().map(|kind| format!("\"{}\"", kind.name())).collect();
     let _ = writeln!(text, "\nseal([{}], \"{}/{}\")", names.join(", "), entry.shown, entry.file);
     text
+}
+
+/// The SDK's module and class that implement a kind's interface.
+fn export(kind: Kind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        Kind::Reward => Some(("rewards", "Rewards")),
+        Kind::Metric => Some(("metrics", "Metrics")),
+        Kind::Preprocessor => Some(("preprocessors", "Preprocessors")),
+        Kind::Dataset => Some(("loaders", "Loaders")),
+        Kind::Template => Some(("templates", "Templates")),
+        Kind::Model => None,
+    }
 }
 
 /// What the interpreter said, without what the tool adds, and with the author's own paths.
