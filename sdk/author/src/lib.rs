@@ -5,7 +5,10 @@
 //! any model family, nothing of registries, and it prints nothing.
 
 mod build;
+mod check;
+mod describe;
 mod error;
+mod functions;
 mod golden;
 mod new;
 mod packed;
@@ -13,12 +16,14 @@ mod project;
 mod tools;
 
 pub use build::{Build, Built, Language, build};
+pub use check::{Finding, Severity, check};
+pub use describe::{GraphSummary, describe, summarise};
 pub use error::AuthorError;
+pub use functions::{Function, Functions};
 pub use golden::{Failure, Report, run as run_tests};
 pub use new::new;
 pub use project::Project;
 pub use swift_plugin::Kind;
-use swift_plugin::clean;
 pub use tools::Tools;
 
 /// The result of an author's command.

@@ -74,18 +74,22 @@ impl Project {
         self.manifest.name.replace('-', "_")
     }
 
+    /// The files of the golden tests, sorted.
+    pub fn test_files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.join("tests"));
+        let mut paths: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json") && path.is_file());
+        paths.sort();
+        paths
+    }
+
     /// Golden tests: the objects of `tests/*.json`, sorted by file name, as one JSON array; what is embedded.
     ///
     /// # Errors
     /// When a file cannot be read or holds no JSON object.
     pub fn tests(&self) -> Result<String> {
-        let folder = self.folder.join("tests");
-        let Ok(entries) = std::fs::read_dir(&folder) else { return Ok("[]".into()) };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json") && path.is_file());
-        paths.sort();
         let mut tests = Vec::new();
-        for path in paths {
+        for path in self.test_files() {
             let size = path.metadata().map_err(AuthorError::io("read", &path))?.len();
             if size > MAX_TEST {
                 let what = format!("a golden test of {size} bytes; {MAX_TEST} are allowed");

@@ -141,7 +141,7 @@ impl Tools {
 ///
 /// # Errors
 /// When it cannot be started, or fails: with the end of what it said.
-pub fn run(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     let shown = shown(command);
     let output = command.stdin(Stdio::null()).output();
     let output =

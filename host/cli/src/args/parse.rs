@@ -27,9 +27,9 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Invocation, UsageError> {
         },
     };
     if let Some((command::PLUGIN, own)) = matches.subcommand() {
-        if ARGUMENTS.iter().any(|spec| command::given(&matches, spec.name).is_some()) {
-            let hint = "leave it out: the subcommands of `swift plugin` name their plugins themselves";
-            return Err(UsageError::new("--plugin means nothing to `swift plugin`", hint));
+        if let Some(spec) = ARGUMENTS.iter().find(|spec| command::given(&matches, spec.name).is_some()) {
+            let hint = "the subcommands of `swift plugin` take their own arguments, behind their names";
+            return Err(UsageError::new(format!("--{} means nothing before `swift plugin`", spec.name), hint));
         }
         return Ok(Invocation::Plugin(own.clone()));
     }

@@ -41,7 +41,12 @@ fn reading(template: &Template, completion: &str, case: &Map<String, Value>) -> 
     let expected = expected(case.get("parsed").ok_or("`parsed` is missing")?)?;
     let whole = template.parse(&[completion.to_owned()], &context).map_err(failed)?.remove(0);
     let whole = parsed(&whole);
-    let mut answers = vec![Answer::new(whole.clone(), expected)];
+    let mut said = whole.clone();
+    if expected.get("problems").is_none() {
+        // A case need not say what is wrong with a completion.
+        said.as_object_mut().map(|said| said.remove("problems"));
+    }
+    let mut answers = vec![Answer::new(said, expected)];
     let characters: Vec<char> = completion.chars().collect();
     for size in PIECES.into_iter().filter(|size| *size < characters.len()).chain([characters.len().max(1)]) {
         let pieces: Vec<String> = characters.chunks(size).map(|piece| piece.iter().collect()).collect();

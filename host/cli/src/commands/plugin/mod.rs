@@ -6,9 +6,13 @@
 mod author;
 mod registry;
 
-use clap::{ArgMatches, Command};
+use std::fmt::Write as _;
+use std::sync::Arc;
 
-use crate::failure::Failure;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use swift_plugin::{Grants, PluginHost};
+
+use crate::{failure::Failure, plugins::PluginSettings};
 
 /// A subcommand of `swift plugin`.
 struct Subcommand {
@@ -46,4 +50,54 @@ pub(crate) fn arguments(command: Command) -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let Some((name, own)) = matches.subcommand() else { return Ok(()) };
     subcommands().find(|one| one.name == name).map_or(Ok(()), |one| (one.run)(own))
+}
+
+/// The value of an argument.
+fn text<'a>(matches: &'a ArgMatches, name: &str) -> Option<&'a str> {
+    matches.get_one::<String>(name).map(String::as_str)
+}
+
+/// `--NAME N`.
+fn number(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("N").value_parser(clap::value_parser!(u64)).help(help)
+}
+
+/// `--format text|json`.
+fn format() -> Arg {
+    Arg::new("format").long("format").value_parser(["text", "json"]).default_value("text").help("How to say it")
+}
+
+/// `--allow PLUGIN:read=FOLDER`.
+fn allow() -> Arg {
+    let help = "What a plugin that asks for it may do: PLUGIN:read=FOLDER or PLUGIN:net=HOST; may be repeated";
+    Arg::new("allow").long("allow").value_name("GRANT").action(ArgAction::Append).help(help)
+}
+
+/// The host, with what `--allow` granted.
+fn host(matches: &ArgMatches) -> Result<Arc<PluginHost>, Failure> {
+    let mut grants = Grants::default();
+    for grant in matches.get_many::<String>("allow").into_iter().flatten() {
+        grants.add(grant).map_err(|error| Failure::new(format!("--allow: {error}"), error.hint()))?;
+    }
+    PluginSettings { grants, ..PluginSettings::default() }.host()
+}
+
+/// The host, with nothing granted.
+fn bare_host() -> Result<Arc<PluginHost>, Failure> {
+    PluginSettings::default().host()
+}
+
+/// Rows with their columns aligned; lines of the last column stay in it.
+fn columns<const N: usize>(rows: &[[&str; N]]) -> String {
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N.saturating_sub(1)).map(width).collect();
+    let indent = "\n".to_owned() + &" ".repeat(widths.iter().map(|width| width + 2).sum());
+    let mut text = String::new();
+    for row in rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        let _ = writeln!(text, "{}", row.last().map_or_else(String::new, |cell| cell.replace('\n', &indent)));
+    }
+    text
 }
