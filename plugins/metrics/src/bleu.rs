@@ -1,7 +1,5 @@
 //! BLEU-4 of one sentence as nltk computes it with smoothing method 3.
 
-use std::collections::BTreeMap;
-
 const ORDER: usize = 4;
 
 /// BLEU of a hypothesis that is not empty, against one reference or more.
@@ -28,21 +26,25 @@ pub(crate) fn sentence_bleu(hypothesis: &[&str], references: &[Vec<&str>]) -> f6
 /// How many n-grams of the hypothesis stand in a reference, each at most as often as there; and how many it has, at
 /// least 1.
 fn clipped(hypothesis: &[&str], references: &[Vec<&str>], size: usize) -> (usize, usize) {
-    let said = counts(hypothesis, size);
-    let wanted: Vec<_> = references.iter().map(|reference| counts(reference, size)).collect();
-    let found = said.iter().map(|(ngram, &count)| {
-        let most = wanted.iter().filter_map(|reference| reference.get(ngram)).max();
-        count.min(most.copied().unwrap_or(0))
+    let said = ngrams(hypothesis, size);
+    let wanted: Vec<_> = references.iter().map(|reference| ngrams(reference, size)).collect();
+    let found = said.chunk_by(|one, two| one == two).map(|same| {
+        let most = wanted.iter().map(|reference| count(reference, same[0])).max();
+        same.len().min(most.unwrap_or(0))
     });
-    (found.sum(), (hypothesis.len() + 1).saturating_sub(size).max(1))
+    (found.sum(), said.len().max(1))
 }
 
-fn counts<'a>(words: &'a [&'a str], size: usize) -> BTreeMap<&'a [&'a str], usize> {
-    let mut counts = BTreeMap::new();
-    for ngram in words.windows(size) {
-        *counts.entry(ngram).or_insert(0) += 1;
-    }
-    counts
+/// The n-grams in ascending order.
+fn ngrams<'a>(words: &'a [&'a str], size: usize) -> Vec<&'a [&'a str]> {
+    let mut ngrams: Vec<_> = words.windows(size).collect();
+    ngrams.sort_unstable();
+    ngrams
+}
+
+fn count(sorted: &[&[&str]], ngram: &[&str]) -> usize {
+    let start = sorted.partition_point(|one| *one < ngram);
+    sorted[start..].iter().take_while(|one| **one == ngram).count()
 }
 
 /// 1 for a hypothesis longer than the reference that is closest in length (of two equally close the shorter).

@@ -18,18 +18,19 @@ use swift_sdk::{Error, Result, Settings, export_metrics};
 use pass::PassAtK;
 use sum::{Mean, State};
 
-fn named<const N: usize>(means: [(&str, Mean); N], scale: f64) -> Vec<(String, f64)> {
-    let value = |(name, mean): (&str, Mean)| Some((name.to_owned(), mean.value()? * scale));
-    means.into_iter().filter_map(value).collect()
+/// The means that are defined.
+fn named(means: &[(&str, Mean)], scale: f64) -> Vec<(String, f64)> {
+    let value = |(name, mean): &(&str, Mean)| Some(((*name).to_owned(), mean.value()? * scale));
+    means.iter().filter_map(value).collect()
 }
 
-fn state<const N: usize>(means: [Mean; N]) -> Vec<u8> {
+fn state(means: &[Mean]) -> Vec<u8> {
     let mut out = Vec::new();
-    means.into_iter().for_each(|mean| mean.write(&mut out));
+    means.iter().for_each(|mean| mean.write(&mut out));
     out
 }
 
-fn merge<const N: usize>(means: [&mut Mean; N], bytes: &[u8]) -> Result<()> {
+fn merge(means: &mut [&mut Mean], bytes: &[u8]) -> Result<()> {
     let mut state = State::new(bytes);
     for mean in means {
         mean.merge(&mut state)?;
@@ -41,8 +42,16 @@ fn merge<const N: usize>(means: [&mut Mean; N], bytes: &[u8]) -> Result<()> {
 fn only_reference(example: &Example) -> Result<&Answer> {
     match &example.references[..] {
         [reference] => Ok(reference),
-        _ => Err(Error::new(format!("one reference is needed, there are {}", example.references.len()))),
+        [] => Err("a row has no reference".into()),
+        _ => Err("a row has several references; this metric compares with one".into()),
     }
+}
+
+/// Two lists that belong together, but not in length.
+fn unequal(one: &str, length: usize, two: &str, other: usize) -> Error {
+    Error::new(
+        ["as many ", one, " as ", two, " are needed: ", &length.to_string(), " and ", &other.to_string()].concat(),
+    )
 }
 
 /// The share of right tokens, or of sequences whose tokens are all right.
@@ -69,8 +78,7 @@ impl Metric for Accuracy {
         for example in examples {
             let (said, wanted) = (example.prediction.tokens()?, only_reference(example)?.tokens()?);
             if said.len() != wanted.len() {
-                let lengths = format!("{} tokens are predicted, the reference has {}", said.len(), wanted.len());
-                return Err(Error::new(lengths));
+                return Err(unequal("predicted tokens", said.len(), "those of the reference", wanted.len()));
             }
             let mut right =
                 said.iter().zip(wanted).filter(|(_, wanted)| **wanted != -100).map(|(said, wanted)| said == wanted);
@@ -85,15 +93,15 @@ impl Metric for Accuracy {
     }
 
     fn state(&self) -> Vec<u8> {
-        state([self.mean])
+        state(&[self.mean])
     }
 
     fn merge(&mut self, bytes: &[u8]) -> Result<()> {
-        merge([&mut self.mean], bytes)
+        merge(&mut [&mut self.mean], bytes)
     }
 
     fn compute(&self) -> Result<Vec<(String, f64)>> {
-        Ok(named([(if self.sequences { "seq_acc" } else { "token_acc" }, self.mean)], 1.0))
+        Ok(named(&[(if self.sequences { "seq_acc" } else { "token_acc" }, self.mean)], 1.0))
     }
 }
 
@@ -146,15 +154,15 @@ impl Metric for ExactMatch {
     }
 
     fn state(&self) -> Vec<u8> {
-        state([self.mean])
+        state(&[self.mean])
     }
 
     fn merge(&mut self, bytes: &[u8]) -> Result<()> {
-        merge([&mut self.mean], bytes)
+        merge(&mut [&mut self.mean], bytes)
     }
 
     fn compute(&self) -> Result<Vec<(String, f64)>> {
-        Ok(named([("exact_match", self.mean)], 1.0))
+        Ok(named(&[("exact_match", self.mean)], 1.0))
     }
 }
 
@@ -218,15 +226,15 @@ impl Metric for Rouge {
     }
 
     fn state(&self) -> Vec<u8> {
-        state([self.one, self.two, self.l])
+        state(&[self.one, self.two, self.l])
     }
 
     fn merge(&mut self, bytes: &[u8]) -> Result<()> {
-        merge([&mut self.one, &mut self.two, &mut self.l], bytes)
+        merge(&mut [&mut self.one, &mut self.two, &mut self.l], bytes)
     }
 
     fn compute(&self) -> Result<Vec<(String, f64)>> {
-        Ok(named([("rouge-1", self.one), ("rouge-2", self.two), ("rouge-l", self.l)], 100.0))
+        Ok(named(&[("rouge-1", self.one), ("rouge-2", self.two), ("rouge-l", self.l)], 100.0))
     }
 }
 
@@ -252,15 +260,15 @@ impl Metric for Bleu {
     }
 
     fn state(&self) -> Vec<u8> {
-        state([self.0])
+        state(&[self.0])
     }
 
     fn merge(&mut self, bytes: &[u8]) -> Result<()> {
-        merge([&mut self.0], bytes)
+        merge(&mut [&mut self.0], bytes)
     }
 
     fn compute(&self) -> Result<Vec<(String, f64)>> {
-        Ok(named([("bleu-4", self.0)], 100.0))
+        Ok(named(&[("bleu-4", self.0)], 100.0))
     }
 }
 
@@ -291,15 +299,15 @@ macro_rules! ranking_metric {
             }
 
             fn state(&self) -> Vec<u8> {
-                state([self.mean])
+                state(&[self.mean])
             }
 
             fn merge(&mut self, bytes: &[u8]) -> Result<()> {
-                merge([&mut self.mean], bytes)
+                merge(&mut [&mut self.mean], bytes)
             }
 
             fn compute(&self) -> Result<Vec<(String, f64)>> {
-                Ok(named([($name, self.mean)], 1.0))
+                Ok(named(&[($name, self.mean)], 1.0))
             }
         }
     };
@@ -320,7 +328,7 @@ fn graded(settings: &Settings) -> Result<bool> {
 fn queries(example: &Example, graded: bool) -> Result<Vec<(&[f64], &[f64])>> {
     let (scores, labels) = (example.prediction.numbers()?, only_reference(example)?.numbers()?);
     if scores.len() != labels.len() {
-        return Err(Error::new(format!("{} scores stand beside {} labels", scores.len(), labels.len())));
+        return Err(unequal("scores", scores.len(), "their labels", labels.len()));
     }
     if graded {
         return Ok(if scores.is_empty() { Vec::new() } else { vec![(scores, labels)] });

@@ -34,8 +34,8 @@ impl PassAtK {
         };
         match example.column(column)? {
             Some(Json::Bool(right)) => Ok(right),
-            Some(number @ Json::Number(_)) => Ok(number.as_f64().is_some_and(|number| number >= 1.0)),
-            _ => Err(Error::new(format!("the column `{column}` is missing or neither true, false nor a number"))),
+            Some(number) if number.as_i64().is_some() => Ok(number.as_i64() >= Some(1)),
+            _ => Err(Error::new(["the column `", column, "` is missing or none of true, false, 1 and 0"].concat())),
         }
     }
 
@@ -72,7 +72,7 @@ impl Metric for PassAtK {
             let right = self.is_right(example)?;
             let problem = example.column(self.group)?.ok_or_else(|| {
                 let hint = "name the column that tells problems apart with the setting `group`";
-                Error::new(format!("a row has no column `{}`: {hint}", self.group))
+                Error::new(["a row has no column `", self.group, "`: ", hint].concat())
             })?;
             self.add(&problem.write(), 1, u64::from(right))?;
         }
@@ -109,7 +109,7 @@ impl Metric for PassAtK {
             }
             let mut mean = Mean::default();
             self.problems.values().for_each(|&(total, right)| mean.add(chance(total, right, k)));
-            named.extend(mean.value().map(|value| (format!("pass@{k}"), value)));
+            named.extend(mean.value().map(|value| ("pass@".to_owned() + &k.to_string(), value)));
         }
         Ok(named)
     }

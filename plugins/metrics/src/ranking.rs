@@ -27,16 +27,12 @@ pub(crate) fn reciprocal_rank(scores: &[f64], labels: &[f64]) -> f64 {
 
 /// The normalised discounted cumulative gain, with gains of 2^label - 1.
 pub(crate) fn ndcg(scores: &[f64], labels: &[f64]) -> f64 {
-    let gain = |labels: &mut dyn Iterator<Item = f64>| -> f64 {
-        labels.enumerate().map(|(before, label)| (label.exp2() - 1.0) / ((before + 2) as f64).log2()).sum()
+    let gain = |by: &[f64]| -> f64 {
+        let ranked = ranking(by).into_iter().enumerate();
+        ranked.map(|(before, candidate)| (labels[candidate].exp2() - 1.0) / ((before + 2) as f64).log2()).sum()
     };
-    let mut ideal = labels.to_vec();
-    ideal.sort_by(|one, two| two.total_cmp(one));
-    let best = gain(&mut ideal.into_iter());
-    if best == 0.0 {
-        return 0.0;
-    }
-    gain(&mut ranking(scores).into_iter().map(|candidate| labels[candidate])) / best
+    let best = gain(labels);
+    if best == 0.0 { 0.0 } else { gain(scores) / best }
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 //!
 //! It cuts a text at every `.` into sentences and at white space into words. Both sides count each n-gram or word once.
 
-use std::collections::BTreeSet;
-
 use crate::space::words;
 
 /// A text as sentences of words.
@@ -30,9 +28,9 @@ impl<'a> Sentences<'a> {
 #[allow(dead_code, reason = "the rewards, which share this file, need only ROUGE-L")]
 pub(crate) fn rouge_n(hypothesis: &Sentences<'_>, reference: &Sentences<'_>, size: usize) -> f64 {
     let (said, wanted) = (hypothesis.words(), reference.words());
-    let said: BTreeSet<&[&str]> = said.windows(size).collect();
-    let wanted: BTreeSet<&[&str]> = wanted.windows(size).collect();
-    f1(said.intersection(&wanted).count(), said.len(), wanted.len())
+    let (said, wanted) = (unique(said.windows(size).collect()), unique(wanted.windows(size).collect()));
+    let common = said.iter().filter(|ngram| wanted.binary_search(ngram).is_ok()).count();
+    f1(common, said.len(), wanted.len())
 }
 
 /// ROUGE-L of two texts, `None` where one is empty.
@@ -43,14 +41,21 @@ pub(crate) fn text_rouge_l(hypothesis: &str, reference: &str) -> Option<f64> {
 
 /// The F1 of the longest common subsequences of all pairs of sentences.
 pub(crate) fn rouge_l(hypothesis: &Sentences<'_>, reference: &Sentences<'_>) -> f64 {
-    let mut common = BTreeSet::new();
+    let mut common = Vec::new();
     for wanted in &reference.0 {
         for said in &hypothesis.0 {
             common_subsequence(wanted, said, &mut common);
         }
     }
-    let unique = |text: &Sentences<'_>| text.words().into_iter().collect::<BTreeSet<_>>().len();
-    f1(common.len(), unique(hypothesis), unique(reference))
+    let unique = |words: &[&str]| unique(words.chunks(1).collect()).len();
+    f1(unique(&common), unique(&hypothesis.words()), unique(&reference.words()))
+}
+
+/// Each n-gram once, in order.
+fn unique<'a>(mut ngrams: Vec<&'a [&'a str]>) -> Vec<&'a [&'a str]> {
+    ngrams.sort_unstable();
+    ngrams.dedup();
+    ngrams
 }
 
 /// The F1 of two sets, with the package's guard against a division by 0.
@@ -62,7 +67,7 @@ fn f1(common: usize, hypothesis: usize, reference: usize) -> f64 {
 
 /// Puts the words of a longest common subsequence into `common`. Of several it finds the one that the package finds:
 /// walking back from the ends, it leaves a word of the hypothesis out first.
-fn common_subsequence<'a>(reference: &[&'a str], hypothesis: &[&str], common: &mut BTreeSet<&'a str>) {
+fn common_subsequence<'a>(reference: &[&'a str], hypothesis: &[&str], common: &mut Vec<&'a str>) {
     // One row of lengths, and one bit for each cell that says where the longer subsequence lies: two long texts fit.
     let columns = hypothesis.len();
     let mut lengths = vec![0u32; columns + 1];
@@ -88,7 +93,7 @@ fn common_subsequence<'a>(reference: &[&'a str], hypothesis: &[&str], common: &m
     while row > 0 && column > 0 {
         let cell = (row - 1) * columns + column - 1;
         if reference[row - 1] == hypothesis[column - 1] {
-            common.insert(reference[row - 1]);
+            common.push(reference[row - 1]);
             row -= 1;
             column -= 1;
         } else if leave_reference[cell / 64] >> (cell % 64) & 1 == 1 {

@@ -62,17 +62,14 @@ fn same(one: &Json, two: &Json) -> bool {
     }
 }
 
+/// Of two entries with the same key the last counts.
 fn same_object(one: &[(String, Json)], two: &[(String, Json)]) -> bool {
-    let (one, two) = (counting(one), counting(two));
-    one.len() == two.len() && one.iter().zip(&two).all(|(one, two)| one.0 == two.0 && same(&one.1, &two.1))
-}
-
-/// The entries that count, in the order of their keys: of two with the same key the last.
-fn counting(entries: &[(String, Json)]) -> Vec<&(String, Json)> {
-    let mut entries: Vec<_> = entries.iter().rev().collect();
-    entries.sort_by(|one, two| one.0.cmp(&two.0));
-    entries.dedup_by(|two, one| one.0 == two.0);
-    entries
+    let get = |of: &'_ [(String, Json)], key: &str| of.iter().rposition(|(name, _)| name == key);
+    let same_value = |(key, _): &(String, Json)| match (get(one, key), get(two, key)) {
+        (Some(at), Some(other)) => same(&one[at].1, &two[other].1),
+        _ => false,
+    };
+    one.iter().all(same_value) && two.iter().all(|(key, _)| get(one, key).is_some())
 }
 
 /// A number without a point or an exponent is exact, any other a float.

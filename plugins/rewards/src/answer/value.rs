@@ -185,15 +185,18 @@ fn pairwise(gold: &[Value], said: &[Value]) -> bool {
 
 /// In ascending order; a set holds an element once.
 fn sorted(items: &[Value], is_set: bool) -> Vec<Value> {
-    let mut items = items.to_vec();
-    items.sort_by(Value::order);
+    let mut ordered: Vec<Value> = Vec::with_capacity(items.len());
+    for item in items {
+        let place = ordered.partition_point(|one| one.order(item) != Ordering::Greater);
+        ordered.insert(place, item.clone());
+    }
     if is_set {
-        items.dedup_by(|two, one| match (one, two) {
+        ordered.dedup_by(|two, one| match (one, two) {
             (Value::Number(one), Value::Number(two)) => one.is(*two),
             (one, two) => one == two,
         });
     }
-    items
+    ordered
 }
 
 /// The length of an equals sign at the start: `=`, or `\in`, which says where a name lies.
