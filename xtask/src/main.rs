@@ -10,6 +10,7 @@ mod names;
 mod plugins;
 mod test;
 mod toolchain;
+mod tools;
 mod wit;
 
 use std::path::{Path, PathBuf};

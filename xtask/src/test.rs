@@ -2,22 +2,27 @@
 
 use std::process::Command;
 
-use crate::{Result, root};
+use crate::{Result, root, toolchain, tools};
 
-/// Runs all tests with nextest (installed if missing); without arguments also those of the plugins' SDK, which lives in
-/// the guests' workspace and is tested on the host's own target.
+/// Runs all tests with nextest (installed if missing); without arguments also those of the plugins and
+/// their SDK, which live in the guests' workspace and are tested on the host's own target.
 pub(crate) fn all(arguments: &[&str]) -> Result<()> {
     let found = Command::new("cargo").args(["nextest", "--version"]).output().is_ok_and(|o| o.status.success());
     if !found {
         println!("installing cargo-nextest, once");
         run(Command::new("cargo").args(["install", "cargo-nextest", "--locked"]))?;
     }
-    run(Command::new("cargo").args(["nextest", "run", "--workspace"]).args(arguments))?;
+    let tools = tools::prepare()?;
+    // Tests that build Rust plugins find it themselves; here it is made where there is none.
+    if let Err(error) = toolchain::find(None) {
+        println!("{error}");
+    }
+    run(Command::new("cargo").args(["nextest", "run", "--workspace"]).args(arguments).env(tools::VARIABLE, &tools))?;
     if !arguments.is_empty() {
         return Ok(());
     }
     run(Command::new("cargo")
-        .args(["test", "--locked", "--manifest-path", "plugins/Cargo.toml", "-p", "swift-sdk"])
+        .args(["test", "--locked", "--manifest-path", "plugins/Cargo.toml", "--workspace", "--all-features"])
         .args(["--target-dir", "target/guests"]))
 }
 
