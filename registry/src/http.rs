@@ -23,6 +23,7 @@ const MOST_REDIRECTS: usize = 5;
 const LARGEST_TOKEN: usize = 64 << 10;
 const LARGEST_SAID: u64 = 8 << 10;
 const LARGEST_FILE: u64 = 1 << 20;
+const LARGEST_CERTIFICATES: u64 = 16 << 20;
 const CONNECT: Duration = Duration::from_secs(15);
 
 /// How registries may be reached.
@@ -32,11 +33,32 @@ pub struct Network {
     pub insecure: Vec<String>,
     /// How long to wait for the next bytes.
     pub patience: Duration,
+    /// `HOST=USER:PASSWORD`.
+    pub login: Option<String>,
+    /// Where `docker login` wrote other passwords.
+    pub docker_config: Option<PathBuf>,
+    /// A PEM file of certificates to believe instead of those that browsers believe.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { insecure: Vec::new(), patience: Duration::from_secs(30) }
+        let patience = Duration::from_secs(30);
+        Self { insecure: Vec::new(), patience, login: None, docker_config: None, certificates: None }
+    }
+}
+
+impl Network {
+    /// What the environment says: `SWIFT_REGISTRY_AUTH`, `DOCKER_CONFIG` or the home folder, `SSL_CERT_FILE`.
+    pub fn of_environment() -> Self {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let docker = path("DOCKER_CONFIG").or_else(|| std::env::home_dir().map(|home| home.join(".docker")));
+        Self {
+            login: std::env::var("SWIFT_REGISTRY_AUTH").ok(),
+            docker_config: docker.map(|folder| folder.join("config.json")),
+            certificates: path("SSL_CERT_FILE"),
+            ..Self::default()
+        }
     }
 }
 
@@ -60,7 +82,7 @@ pub(crate) struct Http {
     /// Through the proxy of the environment, and to this machine without one.
     agent: Agent,
     direct: Agent,
-    insecure: Vec<String>,
+    network: Network,
     schemes: Mutex<HashMap<String, &'static str>>,
     /// `Authorization` by host, subject and action.
     authorizations: Mutex<HashMap<String, String>>,
@@ -68,7 +90,7 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(network: &Network) -> Result<Self> {
-        let tls = TlsConfig::builder().root_certs(roots()?).build();
+        let tls = TlsConfig::builder().root_certs(roots(network.certificates.as_ref())?).build();
         let config = || {
             Agent::config_builder()
                 .http_status_as_error(false)
@@ -84,7 +106,7 @@ impl Http {
         Ok(Self {
             agent: config().build().into(),
             direct: config().proxy(None).build().into(),
-            insecure: network.insecure.clone(),
+            network: network.clone(),
             schemes: Mutex::default(),
             authorizations: Mutex::default(),
         })
@@ -176,7 +198,7 @@ impl Http {
     }
 
     fn may_be_plain(&self, host: &str) -> bool {
-        is_loopback(host) || self.insecure.iter().any(|named| named == host)
+        is_loopback(host) || self.network.insecure.iter().any(|named| named == host)
     }
 
     fn unreachable(&self, host: &str, error: &ureq::Error) -> RegistryError {
@@ -191,7 +213,7 @@ impl Http {
     fn log_in(&self, request: &Request<'_>, response: &Response<Body>) -> Result<Option<String>> {
         let header = response.headers().get(WWW_AUTHENTICATE).and_then(|header| header.to_str().ok());
         let Some(challenge) = header.and_then(Challenge::parse) else { return Ok(None) };
-        let basic = credentials(request.host)?.map(|encoded| format!("Basic {encoded}"));
+        let basic = self.credentials(request.host)?.map(|encoded| format!("Basic {encoded}"));
         let Challenge::Bearer { realm, service, scope } = challenge else { return Ok(basic) };
         let malformed = |what: &str| RegistryError::Malformed { host: request.host.into(), what: what.into() };
         let host = authority(&realm).ok_or_else(|| malformed("it sends to nowhere for a token"))?;
@@ -217,6 +239,27 @@ impl Http {
             .or(answer.access_token)
             .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
         token.map(|token| Some(format!("Bearer {token}"))).ok_or_else(|| malformed("its token is none"))
+    }
+
+    /// `user:password` for a host in base64: what the user gave for it, else what docker has.
+    fn credentials(&self, host: &str) -> Result<Option<String>> {
+        let given = self.network.login.as_ref().and_then(|login| login.strip_prefix(host)?.strip_prefix('='));
+        if let Some(given) = given {
+            return Ok(Some(base64::engine::general_purpose::STANDARD.encode(given)));
+        }
+        let Some(path) = &self.network.docker_config else { return Ok(None) };
+        let Some(text) = files::read_text(path, LARGEST_FILE)? else { return Ok(None) };
+        let file: serde_json::Value = serde_json::from_str(&text).map_err(|error| RegistryError::File {
+            path: path.clone(),
+            what: error.to_string(),
+            hint: "docker and podman write it with `login`",
+        })?;
+        let hub = if host == "registry-1.docker.io" { "https://index.docker.io/v1/" } else { host };
+        let names = [host.to_owned(), format!("https://{host}"), format!("https://{host}/v1/"), hub.to_owned()];
+        let mut auths = names.iter().filter_map(|name| file.get("auths")?.get(name)?.get("auth")?.as_str());
+        let valid =
+            |auth: &&str| !auth.is_empty() && auth.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+        Ok(auths.find(valid).map(ToOwned::to_owned))
     }
 }
 
@@ -262,37 +305,10 @@ impl Challenge {
     }
 }
 
-/// `user:password` for a host in base64: from `SWIFT_REGISTRY_AUTH=HOST=USER:PASSWORD`, else from docker's config.
-fn credentials(host: &str) -> Result<Option<String>> {
-    if let Ok(given) = std::env::var("SWIFT_REGISTRY_AUTH")
-        && let Some(credentials) = given.strip_prefix(host).and_then(|rest| rest.strip_prefix('='))
-    {
-        return Ok(Some(base64::engine::general_purpose::STANDARD.encode(credentials)));
-    }
-    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let folder = folder.or_else(|| std::env::home_dir().map(|home| home.join(".docker")));
-    let Some(path) = folder.map(|folder| folder.join("config.json")) else { return Ok(None) };
-    let Some(text) = files::read_text(&path, LARGEST_FILE)? else { return Ok(None) };
-    let file: serde_json::Value = serde_json::from_str(&text).map_err(|error| RegistryError::File {
-        path,
-        what: error.to_string(),
-        hint: "docker and podman write it with `login`",
-    })?;
-    let names = [host.to_owned(), format!("https://{host}"), format!("https://{host}/v1/")];
-    let docker_hub = (host == "registry-1.docker.io").then(|| "https://index.docker.io/v1/".to_owned());
-    let mut auths =
-        names.into_iter().chain(docker_hub).filter_map(|name| file.get("auths")?.get(name)?.get("auth")?.as_str());
-    let valid =
-        |auth: &&str| !auth.is_empty() && auth.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
-    Ok(auths.find(valid).map(ToOwned::to_owned))
-}
-
-/// Whose certificates are believed: those of `SSL_CERT_FILE`, else those that browsers believe.
-fn roots() -> Result<RootCerts> {
-    let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from) else {
-        return Ok(RootCerts::WebPki);
-    };
-    let pem = files::read(&path, 16 << 20)?.unwrap_or_default();
+/// Whose certificates are believed: those of the file, else those that browsers believe.
+fn roots(path: Option<&PathBuf>) -> Result<RootCerts> {
+    let Some(path) = path else { return Ok(RootCerts::WebPki) };
+    let pem = files::read(path, LARGEST_CERTIFICATES)?.unwrap_or_default();
     let certificates: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -302,7 +318,7 @@ fn roots() -> Result<RootCerts> {
     if certificates.is_empty() {
         let what = "it holds no certificate".into();
         return Err(RegistryError::File {
-            path,
+            path: path.clone(),
             what,
             hint: "SSL_CERT_FILE names a PEM file of certificates to believe",
         });

@@ -297,7 +297,7 @@ mod tests {
             "po lite",
             "polite\u{202e}",
             "polite@",
-            "polite@x",
+            "polite@latest",
             "polite@1.2.3.4",
             &long,
             "oci://",
