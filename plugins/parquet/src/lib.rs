@@ -27,6 +27,7 @@ pub struct Settings {
     pub binary_as_string: bool,
 }
 
+#[cfg(target_arch = "wasm32")]
 mod plugin {
     //! What the host sees.
 
