@@ -127,8 +127,8 @@ fn registry(folder: &Path) -> Result<()> {
         run(Command::new("apt-get").args(["update", "--quiet"]))?;
         download()?;
     }
-    let package = std::fs::read_dir(folder)?.flatten().map(|file| file.path());
-    let package = package.filter(|path| path.extension().is_some_and(|end| end == "deb")).next_back();
+    let package: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|file| file.path()).collect();
+    let package = package.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
     let package = package.ok_or("apt-get downloaded no package")?;
     run(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
     Ok(std::fs::remove_file(package)?)
