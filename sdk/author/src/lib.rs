@@ -4,6 +4,7 @@
 //! The crate runs the tools of the authors' languages and the real host on the component that comes out. It must not know
 //! any model family, nothing of registries, and it prints nothing.
 
+pub mod bench;
 mod build;
 mod check;
 mod describe;
@@ -13,6 +14,8 @@ mod golden;
 mod new;
 mod packed;
 mod project;
+mod random;
+pub mod rows;
 mod tools;
 
 pub use build::{Build, Built, Language, build};

@@ -116,6 +116,15 @@ fn explain(error: &Error, arguments: &[String]) -> UsageError {
 
 /// What clap found wrong behind `swift plugin`: its own words, in the form of the others.
 fn of_plugin(error: &Error) -> UsageError {
+    if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+    {
+        let hint = match nearest(word, crate::commands::plugin::names()) {
+            Some(near) => format!("did you mean `swift plugin {near}`?"),
+            None => "`swift plugin --help` lists the subcommands".into(),
+        };
+        return UsageError::new(format!("unknown command `plugin {word}`"), hint);
+    }
     let text = error.to_string();
     let (what, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     let what: Vec<&str> = what.lines().map(str::trim).collect();

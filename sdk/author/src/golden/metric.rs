@@ -7,7 +7,10 @@ use super::{Answer as Case, Answers, Test, columns, expected, failed, list};
 
 pub(super) fn answers(plugin: &Plugin, test: &Test, case: &Map<String, Value>) -> Answers {
     let examples = list(case, "examples")?;
-    let one = |(index, row): (usize, &Value)| example(row).map_err(|what| format!("example {}: {what}", index + 1));
+    let one = |(index, row): (usize, &Value)| {
+        let row = row.as_object().ok_or_else(|| "it is no object".to_owned());
+        row.and_then(example).map_err(|what| format!("example {}: {what}", index + 1))
+    };
     let examples = examples.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
     let metric = plugin.metric(&test.name, &test.config).map_err(failed)?;
     let numbers = numbers(metric.evaluate(&examples).map_err(failed)?);
@@ -39,8 +42,7 @@ pub(crate) fn numbers(numbers: Vec<(String, f64)>) -> Value {
 }
 
 /// An example of a JSON row: `prediction`, `references`, and every other key as a column.
-pub(crate) fn example(row: &Value) -> Result<Example, String> {
-    let row = row.as_object().ok_or("it is no object")?;
+pub(crate) fn example(row: &Map<String, Value>) -> Result<Example, String> {
     let prediction = answer(row.get("prediction").ok_or("`prediction` is missing")?)?;
     let references = match row.get("references") {
         None => Vec::new(),

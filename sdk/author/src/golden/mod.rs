@@ -5,9 +5,9 @@
 pub(crate) mod conversation;
 mod dataset;
 pub(crate) mod difference;
-mod metric;
+pub(crate) mod metric;
 mod model;
-mod reward;
+pub(crate) mod reward;
 mod template;
 
 use serde_json::{Map, Value};

@@ -4,7 +4,9 @@
 //! arguments: none of them is ms-swift's.
 
 mod author;
+mod bench;
 mod registry;
+mod run;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ struct Subcommand {
 }
 
 /// All groups, in the order of the help.
-const GROUPS: &[&[Subcommand]] = &[author::COMMANDS, registry::COMMANDS];
+const GROUPS: &[&[Subcommand]] = &[author::COMMANDS, run::COMMANDS, bench::COMMANDS, registry::COMMANDS];
 
 fn subcommands() -> impl Iterator<Item = &'static Subcommand> {
     GROUPS.iter().copied().flatten()
@@ -44,6 +46,11 @@ pub(crate) fn arguments(command: Command) -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(subcommands().map(|one| dashed((one.arguments)(Command::new(one.name)))))
+}
+
+/// The names of all subcommands.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    subcommands().map(|one| one.name)
 }
 
 /// Runs what clap found in a command line.
