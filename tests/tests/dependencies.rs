@@ -14,7 +14,12 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("host/train", "swift-train", &["engine", "hub", "graph"]),
     ("host/infer", "swift-infer", &["data", "engine", "hub"]),
     ("host/export", "swift-export", &["engine", "hub", "graph"]),
-    ("host/cli", "swift-cli", &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin"]),
+    ("registry", "swift-registry", &["plugin"]),
+    (
+        "host/cli",
+        "swift-cli",
+        &["train", "infer", "export", "data", "engine", "hub", "graph", "plugin", "author", "registry"],
+    ),
 ];
 
 /// The `swift-*` names under `[dependencies]` of a manifest.
