@@ -1,10 +1,11 @@
 //! The plugins of a command: given, installed and built in, with what the user granted them, and which of them were used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use swift_plugin::{Grants, Level, LogLine, Plugin, PluginHost, PluginOptions, PluginSet, plugin_folders};
+use swift_plugin::{Grants, Inspection, Level, LogLine, Plugin, PluginHost, PluginOptions, PluginSet, plugin_folders};
+use swift_registry::Used;
 use swift_train::manifest::Source;
 
 use crate::failure::Failure;
@@ -53,6 +54,11 @@ impl PluginSettings {
         for problem in set.problems() {
             render::warning(&format!("an installed plugin was left out: {problem}"));
         }
+        // Before any of them runs: a component that is not what was pinned or installed ends the command.
+        let given = set.given().iter().map(|plugin| (plugin.inspection(), plugin.path()));
+        for (inspection, path) in given.chain(set.installed().map(|(path, inspection)| (inspection, Some(path)))) {
+            check(inspection, path)?;
+        }
         Ok(Plugins { set, used: Mutex::default() })
     }
 }
@@ -60,6 +66,7 @@ impl PluginSettings {
 impl Plugins {
     /// Notes that `plugin` has a part in what the command does: the run manifest names it.
     pub(crate) fn uses(&self, plugin: &Plugin) -> Result<Source, Failure> {
+        check(plugin.inspection(), plugin.path())?;
         let version = plugin.version();
         let name = match plugin.path() {
             Some(path) => format!("{} {version} ({})", plugin.name(), path.display()),
@@ -77,6 +84,13 @@ impl Plugins {
     pub(crate) fn used(&self) -> Vec<Source> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Refuses a component that is not what `swift.lock` of the current folder pins, or what was installed.
+fn check(inspection: &Inspection, path: Option<&Path>) -> Result<(), Failure> {
+    let used = Used { name: &inspection.name, version: &inspection.version, digest: &inspection.digest, path };
+    let store = swift_registry::store_folder();
+    Ok(swift_registry::check_run(Path::new(swift_registry::LOCK_FILE), store.as_deref(), &[used])?)
 }
 
 fn log(plugin: &str, line: LogLine) {

@@ -134,7 +134,7 @@ fn an_adapter_names_its_model() {
     std::fs::write(folder.join("args.json"), r#"{"model": "base", "plugin": ["a.wasm"], "system": null}"#).unwrap();
     let line = format!("infer --adapters {}", folder.display());
     let settings = infer(&given(&line), &alone).unwrap();
-    assert_eq!((settings.model.path, settings.model.plugins), ("base".into(), vec!["a.wasm".into()]));
+    assert_eq!((settings.model.path, settings.model.plugins.files), ("base".into(), vec!["a.wasm".into()]));
     assert!(infer(&given(&format!("{line} --load_args false")), &alone).unwrap_err().message.contains("--model"));
     assert_eq!(infer(&given(&format!("{line} --model other")), &alone).unwrap().model.path, Path::new("other"));
     std::fs::remove_dir_all(&folder).unwrap();
@@ -195,7 +195,7 @@ fn launchers_make_ranks_of_training_only() {
     let settings = train(&words("sft", "--dataset d.jsonl --ddp_backend nccl --ddp_timeout 60"), &launched).unwrap();
     let ranks = settings.device.ranks.unwrap();
     assert_eq!((ranks.rank, ranks.world_size, ranks.local_rank), (1, 4, 1));
-    assert_eq!(ranks.timeout, Some(std::time::Duration::from_secs(60)));
+    assert_eq!(ranks.timeout, Some(Duration::from_secs(60)));
     // As ms-swift: 16 samples a step, over all ranks.
     assert_eq!(settings.recipe.gradient_accumulation_steps, 4);
     let pinned = train(&words("sft", "--dataset d.jsonl --device cuda:0"), &launched).unwrap_err();
