@@ -5,6 +5,7 @@
 
 mod demo;
 mod docs;
+mod fuzz;
 mod gpu;
 mod names;
 mod plugins;
@@ -24,6 +25,8 @@ usage: cargo xtask <chore>
   wit-check               compare the contracts in wit/ with the released ones in wit/frozen
   wit-freeze              freeze the present version of each contract that was raised
   test [arguments]        run all tests; arguments go to cargo nextest run
+  fuzz [TARGETS]          run the fuzz targets of tests/fuzz, each for a short time
+           [--seconds N]  20 when not given
   demo                    build swift, fine-tune a small model, and show what it learned
   demo pretrain           make the demo's model again: untrained weights, corpus, `swift pt`
   docs [--check]          write the generated pages of docs/, or compare them
@@ -35,7 +38,7 @@ usage: cargo xtask <chore>
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
-    if let Some(code) = plugins::as_compiler() {
+    if let Some(code) = plugins::as_compiler().or_else(fuzz::as_compiler) {
         return code;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         ["wit-check"] => wit::check(),
         ["wit-freeze"] => wit::freeze(),
         ["test", ref more @ ..] => test::all(more),
+        ["fuzz", ref more @ ..] => fuzz::fuzz(more),
         ["demo"] => demo::demo(),
         ["demo", "pretrain"] => demo::pretrain(),
         ["docs"] => docs::write(false),

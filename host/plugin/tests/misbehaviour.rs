@@ -415,3 +415,33 @@ fn a_dropped_row_says_why() {
         assert!(lost.contains(said), "{lost}");
     }
 }
+
+/// Components for the fuzzer to start from: one of each kind, one of all.
+fn seeds() -> Vec<(String, Vec<u8>)> {
+    let mut seeds: Vec<(String, Vec<u8>)> =
+        Kind::ALL.iter().map(|&kind| (format!("{kind}.wasm"), Guest::new(&[kind]).named("seed", "").build())).collect();
+    seeds.push(("all.wasm".into(), Guest::new(&Kind::ALL).named("seed", "").build()));
+    seeds.push(("bare.wasm".into(), Guest::new(&[Kind::Reward]).build()));
+    seeds
+}
+
+fn seeds_folder() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds/component_loading")
+}
+
+#[test]
+fn the_fuzzer_starts_from_plugins_that_load() {
+    for (name, component) in seeds() {
+        let committed = std::fs::read(seeds_folder().join(&name)).unwrap();
+        assert_eq!(committed, component, "{name}: run this test's neighbour with --run-ignored only");
+        host().load_bytes("seed", None, &committed).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "writes tests/fuzz/seeds/component_loading"]
+fn write_the_seeds_of_the_fuzzer() {
+    for (name, component) in seeds() {
+        std::fs::write(seeds_folder().join(name), component).unwrap();
+    }
+}
