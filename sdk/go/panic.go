@@ -26,7 +26,7 @@ func panicText(value any) string {
 		frame, more := frames.Next()
 		inRuntime := strings.HasPrefix(frame.Function, "runtime.")
 		if panicked && !inRuntime {
-			return frame.File + ":" + strconv.Itoa(frame.Line) + ": " + text
+			return strings.TrimPrefix(frame.File, "plugin/") + ":" + strconv.Itoa(frame.Line) + ": " + text
 		}
 		panicked = panicked || frame.Function == "runtime.gopanic"
 		if !more {

@@ -60,7 +60,7 @@ bool swift_equal(swift_text one, swift_text other) {
     return one.length == other.length && (one.length == 0 || memcmp(one.data, other.data, one.length) == 0);
 }
 
-static bool space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\f' || c == '\r'; }
+static bool space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\v' || c == '\f' || c == '\r'; }
 
 swift_text swift_trim(swift_text text) {
     while (text.length && space(text.data[0])) text.data++, text.length--;

@@ -41,9 +41,10 @@ pub(crate) fn componentize(module: &[u8], embed: Option<&Path>, wasi: bool) -> R
 fn unfit(error: impl std::fmt::Display) -> AuthorError {
     AuthorError::Component {
         what: swift_plugin::clean(&format!("{error:#}"), 2000),
-        author: "`kind` in plugin.toml and the SDK in sdk/ must fit the source; functions that are declared and defined \
+        author:
+            "`kind` in plugin.toml and the SDK in sdk/ must fit the source; functions that are declared and defined \
                  nowhere are imports, which plugins cannot have"
-            .into(),
+                .into(),
     }
 }
 
@@ -89,9 +90,10 @@ fn refuse_wasi(module: &[u8]) -> Result<()> {
     }
     Err(AuthorError::Component {
         what: swift_plugin::clean(&format!("it calls the system ({})", calls.join(", ")), 300),
-        author: "a plugin has no files, clock, environment or streams: write with the SDK's log instead of printf, and \
+        author:
+            "a plugin has no files, clock, environment or streams: write with the SDK's log instead of printf, and \
                  leave out what opens files or asks for the time"
-            .into(),
+                .into(),
     })
 }
 
@@ -149,9 +151,14 @@ mod tests {
     #[test]
     fn the_stub_leaves_no_import_of_wasi() {
         let clock = r#"(import "wasi_snapshot_preview1" "clock_time_get" (func (param i32 i64 i32) (result i32)))"#;
-        assert!(imports(&component(clock, EXPORTS, true).unwrap()).iter().all(|name| name.starts_with("swift:plugin/")));
+        assert!(
+            imports(&component(clock, EXPORTS, true).unwrap()).iter().all(|name| name.starts_with("swift:plugin/"))
+        );
         let error = component(clock, EXPORTS, false).unwrap_err();
-        assert_eq!(error.to_string(), "the component that was built is not right: it calls the system (clock_time_get)");
+        assert_eq!(
+            error.to_string(),
+            "the component that was built is not right: it calls the system (clock_time_get)"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-/* How many predictions are exactly one of their references. */
+/* A metric: how many predictions equal a reference. */
 #include "swift.h"
 
 typedef struct exact_match {
@@ -51,6 +51,6 @@ static swift_error compute(const void *data, swift_numbers *numbers) {
     return SWIFT_OK;
 }
 
-SWIFT_METRIC(.name = "exact_match", .summary = "The share of predictions that are exactly one of their references",
+SWIFT_METRIC(.name = "exact_match", .summary = "Share of predictions that equal a reference",
              .higher_is_better = true, .configure = configure, .update = update, .state = state, .merge = merge,
              .compute = compute);

@@ -1,4 +1,4 @@
-/* How many of the solution's words the completion holds. */
+/* A reward: how many of the solution's words the completion has. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,5 +46,5 @@ static swift_outcome score(const void *data, const swift_sample *sample, const s
     return swift_score((double)found / (double)all);
 }
 
-SWIFT_REWARD(.name = "overlap", .summary = "The share of the solution's words that the completion holds",
+SWIFT_REWARD(.name = "overlap", .summary = "Share of the solution's words that the completion has",
              .configure = configure, .score = score);
