@@ -153,3 +153,67 @@ impl Parser for Whole {
         events
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::ToolCall;
+
+    struct Fixed;
+
+    impl Template for Fixed {
+        const NAME: &'static str = "fixed";
+        const SUMMARY: &'static str = "always the same";
+
+        fn claims(config: &Json, _tokenizer_config: &Json) -> bool {
+            config.get("model_type").and_then(Json::as_text) == Some("fixed")
+        }
+
+        fn configure(_settings: &Settings) -> Result<Self> {
+            Ok(Self)
+        }
+
+        fn render(&self, _conversation: &Conversation, _form: Form) -> Result<Vec<Segment>> {
+            Err("nothing to see".into())
+        }
+
+        fn stops(&self) -> Vec<String> {
+            vec!["<end>".into()]
+        }
+
+        fn parse(&self, completion: &str, context: &Context) -> Parsed {
+            let call = ToolCall { id: None, name: "f".into(), arguments: "{}".into() };
+            let content = format!("{}{completion}", context.prefix);
+            Parsed { content, reasoning: Some("so".into()), tool_calls: vec![call], problems: vec!["cut".into()] }
+        }
+    }
+
+    const TEMPLATES: &[Entry] = &[Entry::of::<Fixed>()];
+
+    #[test]
+    fn a_template_without_a_parser_says_all_at_the_end() {
+        use wire::GuestParser as _;
+        // The host gives special tokens to all; a setting is another thing.
+        configure(TEMPLATES, "fixed", r#"{"bos_token": "<s>", "additional_special_tokens": []}"#).unwrap();
+        assert!(configure(TEMPLATES, "fixed", r#"{"style": 1}"#).unwrap_err().contains("`style`"));
+        let context = Context { tools: Vec::new(), arguments: Vec::new(), prefix: "a".into() };
+        let reading = Reading::new(context);
+        assert!(reading.push("b".into()).is_empty() && reading.push("c".into()).is_empty());
+        assert_eq!(
+            reading.finish(),
+            [
+                Event::Reasoning("so".into()),
+                Event::Text("abc".into()),
+                Event::ToolCall(ToolCallStart { id: None, name: "f".into() }),
+                Event::Arguments("{}".into()),
+                Event::Problem("cut".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn claims_never_fail() {
+        assert_eq!(claims(TEMPLATES, r#"{"model_type": "fixed", "eps": NaN}"#, ""), Some("fixed".into()));
+        assert_eq!(claims(TEMPLATES, "{", "{}"), None);
+    }
+}
