@@ -183,10 +183,29 @@ fn test(matches: &ArgMatches) -> Result<(), Failure> {
         ));
         done += 1;
     }
+    if let Some(checkpoint) = text(matches, "checkpoint") {
+        against_checkpoint(&loaded.plugin, checkpoint, matches)?;
+        done += 1;
+    }
     if done == 0 {
         let hint = "add golden tests to tests/ and build again";
         return Err(Failure::new("there is nothing to test it with", hint));
     }
+    Ok(())
+}
+
+fn against_checkpoint(plugin: &Plugin, checkpoint: &str, matches: &ArgMatches) -> Result<(), Failure> {
+    let given = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or_default();
+    let (cases, seed) = (given("cases").clamp(1, 1_000_000), given("seed"));
+    let name = text(matches, "template");
+    let compared = swift_author::against_checkpoint(plugin, Path::new(checkpoint), name, cases as usize, seed)?;
+    if let Some(difference) = compared.difference {
+        let message = format!("`{}` does not render as {checkpoint} does:\n{difference}", plugin.name());
+        let hint = format!("after {} conversations that agree; --seed makes others", compared.same + compared.refused);
+        return Err(Failure::new(message, hint));
+    }
+    let (same, refused) = (render::grouped(compared.same as u64), render::grouped(compared.refused as u64));
+    render::note(&format!("{checkpoint}: {same} made-up conversations rendered alike, {refused} refused by both"));
     Ok(())
 }
 
