@@ -18,7 +18,7 @@ const TYPESCRIPT: &str = "5.9.3";
 const BLANK_SPACE: &str = "0.9.0";
 
 /// How the author's TypeScript is checked. What cannot be erased would move lines, so it is refused.
-const CHECKS: [&str; 14] = [
+const CHECKS: [&str; 17] = [
     "--noEmit",
     "--strict",
     "--erasableSyntaxOnly",
@@ -33,6 +33,10 @@ const CHECKS: [&str; 14] = [
     "--moduleResolution",
     "bundler",
     "--lib",
+    "es2024",
+    // Types of Node and others that lie in some folder above are not there in a plugin.
+    "--typeRoots",
+    "none",
 ];
 
 /// The component of a JavaScript or TypeScript plugin.
@@ -93,7 +97,7 @@ fn erase_types(build: &Build<'_>, node: &Path, app: &Path, entry: &Entry) -> Res
     let blank_space = build.tools.npm("ts-blank-space", BLANK_SPACE, "ts-blank-space/out/index.js")?;
     (build.report)("tsc checks the types");
     let mut check = Command::new(node);
-    check.current_dir(app).arg(compiler).args(CHECKS).arg("es2024").args(["--types", ""]);
+    check.current_dir(app).arg(compiler).args(CHECKS);
     tools::run(check.arg(format!("{}/{}", entry.shown, entry.file)))?;
     let mut erase = Command::new(node);
     erase.arg(app.join("sdk/strip-types.mjs")).arg(blank_space).arg(app.join(&entry.shown));

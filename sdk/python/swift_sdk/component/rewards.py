@@ -72,9 +72,11 @@ def _outcome(score: Callable[[], Any]) -> Any:
     if isinstance(value, Failed):
         return wit.Outcome_Failed(describe(value))
     try:
-        number = float(value)
+        number = None if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None:
         return wit.Outcome_Failed(f"the score is no number but {type(value).__name__}")
-    if isinstance(value, str) or not math.isfinite(number):
-        return wit.Outcome_Failed(f"the score is {value!r}, not a finite number")
+    if not math.isfinite(number):
+        return wit.Outcome_Failed(f"the score is {number}, not a finite number")
     return wit.Outcome_Score(number)
