@@ -87,7 +87,7 @@ def embedded(data):
 
 def case(table, note, expect=None, **options):
     data = write(table, **options)
-    return {"note": note, "files": {"a.parquet": embedded(data)}, "location": "a.parquet", "expect": expect or rows(table)}
+    return {"comment": note, "files": {"a.parquet": embedded(data)}, "location": "a.parquet", "expect": expect or rows(table)}
 
 
 def scalars():
@@ -232,7 +232,13 @@ def shards():
     tables = [pa.table({"id": list(range(at, at + size))}) for at, size in [(0, 5), (5, 0), (5, 4)]]
     files = {f"data/train-{i:05}-of-00003.parquet": embedded(write(t)) for i, t in enumerate(tables)}
     expect = [row for table in tables for row in rows(table)]
-    return [{"note": "a folder", "files": {**files, "data/README.md": "# not a shard\n"}, "location": "data", "expect": expect}]
+    files["data/README.md"] = "# not a shard\n"
+    files["data/test.parquet"] = embedded(write(pa.table({"id": [99]})))
+    folder = {"files": files, "location": "data"}
+    return [
+        {"comment": "a folder", **folder, "expect": [{"id": 99}, *expect]},
+        {"comment": "a subset", **folder, "subset": "train", "expect": expect},
+    ]
 
 
 def main():
