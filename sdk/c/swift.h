@@ -7,7 +7,7 @@
  * what a function gets stays valid as long as the instance, and `swift_alloc` never fails. For the same reason nothing is
  * remembered from one call to the next, but for what a metric takes in.
  *
- * There is no stdio, clock, file or environment. `assert` works: its message, file and line reach the user.
+ * There is no stdio, clock, file or environment. `assert` and `abort` work: message, file and line reach the user.
  */
 #ifndef SWIFT_H
 #define SWIFT_H
@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #ifdef __cplusplus
 #error "plugins in C are written in C11: compile the file as C"
@@ -128,6 +129,8 @@ void swift_log(swift_level level, swift_text message);
 /* Ends the call with this message, the file and the line: for what must not happen. */
 #define SWIFT_PANIC(message) swift_panic(__FILE__, __LINE__, (message))
 _Noreturn void swift_panic(const char *file, int line, swift_text message);
+/* The C library's would end without a word. */
+#define abort() SWIFT_PANIC(SWIFT_TEXT("abort() was called"))
 
 /* -- Reward functions: a score for a completion ------------------------------------------------------------------------ */
 

@@ -1,12 +1,8 @@
 package swift
 
-import (
-	"runtime/debug"
-	"unsafe"
-)
+import "unsafe"
 
-// Some ends of a Go program are no panic that could be recovered: a stack that is too deep, a deadlock, a panic in another
-// goroutine. The runtime then writes what happened to the standard error stream, which a plugin does not have, and exits.
+// Some ends of a Go program are no panic that could be recovered: a deadlock, a panic in another goroutine. The runtime then writes what happened to the standard error stream, which a plugin does not have, and exits.
 // This hears what it writes, and hands it to the host once the place in the source has come.
 
 //go:linkname overrideWrite runtime.overrideWrite
@@ -18,13 +14,7 @@ var (
 	line   int // where the last line begins
 )
 
-// maxStack is deep enough for any parser, and far below what the host lets a plugin have.
-const maxStack = 16 << 20
-
-func init() {
-	debug.SetMaxStack(maxStack)
-	overrideWrite = hear
-}
+func init() { overrideWrite = hear }
 
 // hear runs while the runtime is dying, on a small stack: it neither allocates nor panics.
 //

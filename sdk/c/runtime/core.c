@@ -30,8 +30,6 @@ _Noreturn void __assert_fail(const char *expression, const char *file, int line,
     swift_panic(file, line, SWIFT_JOIN(SWIFT_TEXT("assertion failed"), in, SWIFT_TEXT(": "), swift_text_of(expression)));
 }
 
-_Noreturn void abort(void) { end(SWIFT_TEXT("abort() was called")); }
-
 /* -- Memory --------------------------------------------------------------------------------------------------------- */
 
 void *swift_alloc(size_t count, size_t size) {

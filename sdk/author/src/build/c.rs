@@ -45,8 +45,9 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     let mut command = compiler(build)?;
     command.current_dir(folder);
     command.args(["-mexec-model=reactor", "-std=c11", "-Oz", "-Wl,-z,stack-size=1048576"]);
-    // With debug information the linker keeps function names; the rest of it goes when the component is made.
-    command.arg("-g").arg("-I").arg(build.sdk);
+    // `assert` stays in, which zig leaves out of optimised code. With debug information the linker keeps function names; the
+    // rest of it goes when the component is made.
+    command.arg("-UNDEBUG").arg("-g").arg("-I").arg(build.sdk);
     command.args(ERRORS.map(|name| format!("-Werror={name}")));
     // The same bytes wherever the folder lies; `assert` shows these names.
     command.arg(format!("-ffile-prefix-map={}=sdk", build.sdk.display()));
