@@ -486,11 +486,9 @@ impl Session<'_> {
         if self.asks(&described.source) {
             return Err(RegistryError::Offline { what: described.source.to_string() });
         }
-        let partial = guard.partial(&described.digest)?;
         let total = described.size;
         let mut progress = |done| (self.observer)(Event::Fetching { name: name.into(), done, total });
-        progress(partial.have());
-        described.source.fetch(name, described, &self.client, partial, &mut progress)
+        described.source.fetch(name, described, &self.client, || guard.partial(&described.digest), &mut progress)
     }
 
     /// The keys that may have signed: those that the user gave, else the one of before.

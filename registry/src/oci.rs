@@ -149,6 +149,7 @@ impl Client {
         if partial.have() > size {
             partial.restart()?;
         }
+        progress(partial.have());
         let (mut idle, mut connections) = (0, 0);
         while partial.have() < size {
             let before = partial.have();

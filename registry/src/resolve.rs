@@ -89,7 +89,7 @@ pub fn resolve<T>(
         version: version.clone(),
         needs: format!("{} {}", contract.package, minor(&contract.version)),
         has: offered.as_ref().map_or_else(|| "no such contract".into(), minor),
-        usable: usable.cloned(),
+        usable: usable.cloned().map(Box::new),
     })
 }
 
@@ -217,7 +217,7 @@ mod tests {
                     assert_eq!(best, None);
                     let others =
                         offered.iter().filter(|(text, contracts)| version(text).pre.is_empty() && runs(contracts));
-                    assert_eq!(usable, others.map(|(text, _)| version(text)).max());
+                    assert_eq!(usable.map(|usable| *usable), others.map(|(text, _)| version(text)).max());
                 }
                 Err(error) => panic!("{error}"),
             }

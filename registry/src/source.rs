@@ -1,7 +1,7 @@
 //! Where plugins come from: repositories of OCI registries, folders of versions, single components. All answer the same
 //! three questions: which versions are there, what is one of them, and its bytes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use semver::Version;
 use swift_plugin::{Contract, Inspection, Kind, PluginError, inspect};
@@ -88,45 +88,52 @@ impl Place {
                 let found = artifact(repository, &format!("sha256:{digest}"), client)?;
                 of_artifact(repository, found.ok_or_else(missing)?.1, Some(version.clone()), self.clone(), client)
             }
-            Self::Folder(root) => {
-                let path = root.join(name).join(format!("{version}.wasm"));
-                let described = of_file(name, &path, self.clone())?.ok_or_else(missing)?;
+            Self::Folder(_) => {
+                let described = of_file(name, &self.file(name, Some(version)), self.clone())?.ok_or_else(missing)?;
                 Ok(Described { version: Some(version.clone()), ..described })
             }
             Self::File(path) => of_file(name, path, self.clone())?.ok_or_else(missing),
         }
     }
 
-    /// The bytes of what was described, into `partial` where they come from afar.
+    /// The bytes of what was described; those from afar come through `partial`.
     pub(crate) fn fetch(
         &self,
         name: &str,
         described: &Described,
         client: &Client,
-        mut partial: Partial,
+        partial: impl FnOnce() -> Result<Partial>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<u8>> {
-        let Described { digest, size, .. } = described;
-        let what = format!("`{name}` of {self}");
-        let differs = |found| RegistryError::Digest { what: what.clone(), expected: digest.clone(), found };
-        let path = match (self, &described.version) {
-            (Self::Oci(repository) | Self::Pinned(repository, _), _) => {
-                let resumed = partial.have() > 0;
+        let Described { version, digest, size, .. } = described;
+        let mut what = format!("`{name}` of {self}");
+        let fetched = match self {
+            Self::Oci(repository) | Self::Pinned(repository, _) => {
+                let mut partial = partial()?;
+                if partial.have() > 0 {
+                    // If it was damaged since, it is gone after this, and the next download starts anew.
+                    what += ", partly fetched before,";
+                }
                 client.download(repository, digest, *size, &mut partial, progress)?;
-                return partial.finish(digest)?.map_err(|found| {
-                    // A stopped download that was damaged since is gone now, so the next one starts anew.
-                    let what = if resumed { format!("{what}, partly fetched before,") } else { what.clone() };
-                    RegistryError::Digest { what, expected: digest.clone(), found }
-                });
+                partial.finish(digest)?
             }
-            (Self::Folder(root), Some(version)) => root.join(name).join(format!("{version}.wasm")),
-            (Self::Folder(root), None) => root.join(name),
-            (Self::File(path), _) => path.clone(),
+            Self::Folder(_) | Self::File(_) => {
+                let path = self.file(name, version.as_ref());
+                let bytes = files::read(&path, LARGEST_COMPONENT)?.unwrap_or_default();
+                let found = files::sha256(&bytes);
+                if found == *digest { Ok(bytes) } else { Err(found) }
+            }
         };
-        let bytes = files::read(&path, LARGEST_COMPONENT)?.unwrap_or_default();
-        progress(bytes.len() as u64);
-        let found = files::sha256(&bytes);
-        if found == *digest { Ok(bytes) } else { Err(differs(found)) }
+        fetched.map_err(|found| RegistryError::Digest { what, expected: digest.clone(), found })
+    }
+
+    /// The component of a place on this machine.
+    fn file(&self, name: &str, version: Option<&Version>) -> PathBuf {
+        match (self, version) {
+            (Self::Folder(root), Some(version)) => root.join(name).join(format!("{version}.wasm")),
+            (Self::Folder(path) | Self::File(path), _) => path.clone(),
+            (Self::Oci(_) | Self::Pinned(..), _) => PathBuf::new(),
+        }
     }
 }
 
@@ -205,7 +212,7 @@ fn of_file(name: &str, path: &Path, source: Place) -> Result<Option<Described>> 
 }
 
 /// `polite.wasm` as `polite.wasm.minisig`.
-pub(crate) fn beside(path: &Path, extension: &str) -> std::path::PathBuf {
+pub(crate) fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(extension);

@@ -130,6 +130,8 @@ fn what_the_docs_say_works() {
         ran += 1;
     }
     assert!(ran >= 15, "{ran} commands");
+    // A project can move with its registry.
+    assert!(!place.read("swift.lock").contains(&place.path("").display().to_string()), "{}", place.read("swift.lock"));
 }
 
 #[test]

@@ -13,6 +13,8 @@ fn a_plugin_comes_moves_on_and_goes() {
     let mut user = place.user(&registry);
     assert_eq!(shown(&user.add(&["polite@0.1.0", "other"]).unwrap()), ["polite - 0.1.0", "other - 1.0.0"]);
     assert_eq!(place.installed("polite").unwrap(), component("polite", "0.1.0"));
+    let partial = std::fs::read_dir(place.path("store/.store/partial")).unwrap();
+    assert_eq!(partial.count(), 0, "nothing was fetched from afar");
     // A whole version is held.
     assert_eq!(shown(&user.session(|session| session.update(&[])).unwrap()), Vec::<String>::new());
     assert_eq!(shown(&user.add(&["polite@0.1"]).unwrap()), ["polite 0.1.0 0.1.3"]);
