@@ -4,6 +4,7 @@ mod adapters;
 mod bad_input;
 mod devices;
 mod fixture;
+mod plugins_author;
 mod plugins_registry;
 mod resume;
 

@@ -5,85 +5,16 @@
 //! the loss within 1e-6 relative; every gradient within 1e-4 of its largest element; AdamW's losses within 1e-5.
 //! `SWIFT_TEST_DEVICE=cuda:0` runs the same on a GPU in f32, all within 1e-4, and again in bfloat16 ([`bf16`]).
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use swift_author::oracle::Stored;
 use swift_engine::{
     AdamWOptions, Batch, Compute, InferSession, MemoryWeights, Placement, TrainOptions, TrainSession, Tuner,
 };
 use swift_graph::Graph;
 use swift_graph::lora::{LoraConfig, Targets, apply};
-use swift_plugin::{PluginHost, PluginOptions};
-
-struct Stored(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
-
-impl Stored {
-    fn open(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-        let number = |dtype: safetensors::Dtype, b: &[u8]| -> f64 {
-            match dtype {
-                safetensors::Dtype::F32 => f64::from(f32::from_le_bytes(b.try_into().expect("four bytes"))),
-                safetensors::Dtype::F64 => f64::from_le_bytes(b.try_into().expect("eight bytes")),
-                safetensors::Dtype::I64 => i64::from_le_bytes(b.try_into().expect("eight bytes")) as f64,
-                other => panic!("{other:?} in an oracle"),
-            }
-        };
-        let size = |dtype| if dtype == safetensors::Dtype::F32 { 4 } else { 8 };
-        Self(
-            file.tensors()
-                .into_iter()
-                .map(|(name, t)| {
-                    let values = t.data().chunks_exact(size(t.dtype())).map(|b| number(t.dtype(), b)).collect();
-                    (name, (t.shape().to_vec(), values))
-                })
-                .collect(),
-        )
-    }
-
-    fn get(&self, name: &str) -> &[f64] {
-        &self.0.get(name).unwrap_or_else(|| panic!("the oracle has no `{name}`")).1
-    }
-
-    fn weights(&self) -> MemoryWeights {
-        let mut weights = MemoryWeights::default();
-        for (name, (shape, values)) in &self.0 {
-            weights.insert(name, shape, values.iter().map(|v| *v as f32).collect());
-        }
-        weights
-    }
-
-    fn ids(&self, name: &str) -> Vec<u32> {
-        self.get(name).iter().map(|v| *v as u32).collect()
-    }
-
-    /// The two sequences of the oracle, without padding, with labels moved one to the left.
-    fn batch(&self) -> Batch {
-        let (ids, mask, labels) = (self.get("input_ids"), self.get("attention_mask"), self.get("labels"));
-        let mut batch = Batch::default();
-        for row in 0..2 {
-            let length = mask[row * 24..][..24].iter().filter(|m| **m == 1.0).count();
-            batch.sequence_lengths.push(length as u32);
-            for i in 0..length {
-                let at = row * 24 + i;
-                batch.tokens.push(ids[at] as u32);
-                batch.positions.push(i as u32);
-                let label = if i + 1 < length { labels[at + 1] } else { -100.0 };
-                batch.targets.push(label.max(0.0) as u32);
-                batch.weights.push(if label >= 0.0 { 1.0 } else { 0.0 });
-            }
-        }
-        batch
-    }
-
-    /// Stored `[2, 24, n]` rows without the padding.
-    fn real_rows(&self, name: &str) -> Vec<f64> {
-        let (mask, values) = (self.get("attention_mask"), self.get(name));
-        let n = values.len() / 48;
-        (0..48).filter(|r| mask[*r] == 1.0).flat_map(|r| values[r * n..(r + 1) * n].to_vec()).collect()
-    }
-}
+use swift_plugin::{ModelPlugin, PluginHost, PluginOptions};
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |m: f64, v| m.max(v.abs()))
@@ -114,10 +45,24 @@ fn plugin_for(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist").join(format!("{name}.wasm"))
 }
 
+fn model(family: &str) -> ModelPlugin {
+    let host = Arc::new(PluginHost::new(PluginOptions::default()).expect("a plugin host"));
+    host.load(&plugin_for(family)).and_then(|plugin| plugin.model()).expect("the plugin loads")
+}
+
+/// A file of an oracle.
+fn stored(path: &Path) -> Stored {
+    Stored::open(path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What an oracle holds.
+fn held<T>(value: swift_author::Result<T>) -> T {
+    value.unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn trace(folder: &Path, family: &str, weights: &MemoryWeights) -> Graph {
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json");
-    let host = Arc::new(PluginHost::new(PluginOptions::default()).expect("a plugin host"));
-    let plugin = host.load(&plugin_for(family)).and_then(|plugin| plugin.model()).expect("the plugin loads");
+    let plugin = model(family);
     assert!(plugin.claims(&config).expect("an answer").is_some(), "the plugin claims its family");
     plugin.trace(&config, "causal-lm", weights).expect("a trace").graph
 }
@@ -131,74 +76,38 @@ fn options(tuner: Tuner, recompute_blocks: bool, weight_decay: f64) -> TrainOpti
 fn check_training(session: &mut TrainSession, oracle: &Stored, batch: &Batch) {
     let tokens = batch.weights.iter().filter(|w| **w != 0.0).count() as f64;
     let mut losses = Vec::new();
-    for step in 0..oracle.get("adamw.losses").len() {
+    for step in 0..held(oracle.get("adamw.losses")).len() {
         let sums = session.accumulate(batch, (1.0 / tokens) as f32, step as u64).expect("a step");
         losses.push(sums.loss / tokens);
         if step == 0 {
-            let reference = oracle.0.get("loss_f64").map_or(oracle.get("loss")[0], |(_, v)| v[0]);
+            let reference = held(oracle.get("loss_f64").or_else(|_| oracle.get("loss")))[0];
             assert!((losses[0] - reference).abs() <= bound(1e-6) * reference, "loss {} against {reference}", losses[0]);
             for info in session.trainable() {
                 let gradient = session.gradient(&info.name).expect("trained");
                 assert!(gradient.iter().any(|g| *g != 0.0), "{} gets no gradient", info.name);
-                close(&info.name, &gradient, oracle.get(&format!("grad.{}", info.name)), 1e-4, 0.0);
+                close(&info.name, &gradient, held(oracle.get(&format!("grad.{}", info.name))), 1e-4, 0.0);
             }
         }
         session.step(1e-3, None).expect("an update");
     }
-    for (i, (loss, reference)) in losses.iter().zip(oracle.get("adamw.losses")).enumerate() {
+    for (i, (loss, reference)) in losses.iter().zip(held(oracle.get("adamw.losses"))).enumerate() {
         assert!((loss - reference).abs() <= bound(1e-5) * reference, "AdamW step {i}: loss {loss} against {reference}");
     }
 }
 
 fn check_family(root: &Path, family: &str) {
-    let folder = root.join(family);
-    let weights = Stored::open(&folder.join("model.safetensors")).weights();
-    let oracle = Stored::open(&folder.join("oracle.safetensors"));
-    let graph = trace(&folder, family, &weights);
-    let source = Arc::new(weights);
-    let floor = 4.0 * oracle.get("logits_f64_maxdiff")[0];
-
-    let mut infer = InferSession::new(graph.clone(), source.clone(), &placement()).expect("a session");
-    let batch = oracle.batch();
-    close("logits", &infer.logits(&batch).expect("logits"), &oracle.real_rows("logits"), 2e-5, floor);
-
-    let ids = oracle.ids("packed.input_ids");
-    let packed = Batch::of_sequences(&[&ids[..13], &ids[13..]]);
-    close("packed logits", &infer.logits(&packed).expect("logits"), oracle.get("packed.logits"), 2e-5, floor);
-
-    let sequence = infer.start().expect("a sequence");
-    let mut row = infer.extend(&[(sequence, &oracle.ids("greedy.prompt"))]).expect("logits").remove(0);
-    let mut greedy = Vec::new();
-    for _ in 0..16 {
-        let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("a token") as u32;
-        greedy.push(best);
-        row = infer.extend(&[(sequence, &[best])]).expect("logits").remove(0);
-    }
-    assert_eq!(greedy, oracle.ids("greedy.tokens"));
-
-    // Token by token with a cache, as in the whole forward: f32 sums in another order, 1e-5.
-    let whole = infer.logits(&Batch::of_sequences(&[&ids[..13]])).expect("logits");
-    let (sequence, width) = (infer.start().expect("a sequence"), whole.len() / 13);
-    for (i, token) in ids[..13].iter().enumerate() {
-        let row = infer.extend(&[(sequence, &[*token])]).expect("logits").remove(0);
-        let reference: Vec<f64> = whole[i * width..(i + 1) * width].iter().map(|v| f64::from(*v)).collect();
-        close("cached logits", &row, &reference, 1e-5, floor);
-    }
-
-    for recompute in [false, true] {
-        let mut session =
-            TrainSession::new(graph.clone(), source.clone(), options(Tuner::Full, recompute, 0.01)).expect("a session");
-        check_training(&mut session, &oracle, &batch);
-    }
+    let lines = swift_author::oracle::check(&model(family), &root.join(family), &placement());
+    let lines = lines.unwrap_or_else(|error| panic!("{family}: {error}"));
+    assert_eq!(lines.len(), 5, "{lines:?}");
 }
 
 /// Sessions of an adapted model with the stored adapter's values, and its oracle with the names of this program.
 fn adapted(root: &Path, name: &str, place: &Placement) -> (InferSession, TrainSession, Stored) {
     let base = name.split('-').next().expect("a base");
     let folder = root.join(name);
-    let weights = Stored::open(&root.join(base).join("model.safetensors")).weights();
-    let oracle = Stored::open(&folder.join("oracle.safetensors"));
-    let adapter = Stored::open(&folder.join("adapter_model.safetensors"));
+    let weights = stored(&root.join(base).join("model.safetensors")).weights();
+    let oracle = stored(&folder.join("oracle.safetensors"));
+    let adapter = stored(&folder.join("adapter_model.safetensors"));
     let text = std::fs::read_to_string(folder.join("adapter_config.json")).expect("adapter_config.json");
     let config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let names = |key: &str| -> Vec<String> {
@@ -227,24 +136,25 @@ fn adapted(root: &Path, name: &str, place: &Placement) -> (InferSession, TrainSe
         } else {
             format!("base_model.model.{}", info.name)
         };
-        let values: Vec<f32> = adapter.get(&key).iter().map(|v| *v as f32).collect();
+        let values: Vec<f32> = held(adapter.get(&key)).iter().map(|v| *v as f32).collect();
         session.set_values(&info.name, &values).expect("set");
         infer.set_values(&info.name, &values).expect("set");
     }
-    let mut renamed = Stored(BTreeMap::new());
-    for (name, value) in &oracle.0 {
+    let mut renamed = oracle.clone();
+    renamed.tensors.clear();
+    for (name, value) in &oracle.tensors {
         let plain = name.strip_prefix("grad.base_model.model.").filter(|n| !n.contains("lora_"));
-        renamed.0.insert(plain.map_or(name.clone(), |n| format!("grad.{n}")), value.clone());
+        renamed.tensors.insert(plain.map_or(name.clone(), |n| format!("grad.{n}")), value.clone());
     }
     (infer, session, renamed)
 }
 
 fn check_adapter(root: &Path, name: &str) {
     let (mut infer, mut session, oracle) = adapted(root, name, &placement());
-    let batch = oracle.batch();
+    let batch = held(oracle.batch());
     let logits = infer.logits(&batch).expect("logits");
-    close("logits", &logits, &oracle.real_rows("logits"), 2e-5, 0.0);
-    close("merged logits", &logits, &oracle.real_rows("logits_merged"), 4e-5, 0.0);
+    close("logits", &logits, &held(oracle.real_rows("logits")), 2e-5, 0.0);
+    close("merged logits", &logits, &held(oracle.real_rows("logits_merged")), 4e-5, 0.0);
     check_training(&mut session, &oracle, &batch);
 }
 
@@ -290,7 +200,7 @@ mod bf16 {
 
     fn check_training(what: &str, session: &mut TrainSession, oracle: &Stored, batch: &Batch, slack: f64) {
         let tokens = batch.weights.iter().filter(|w| **w != 0.0).count() as f64;
-        for (step, reference) in oracle.get("adamw.losses").iter().enumerate() {
+        for (step, reference) in held(oracle.get("adamw.losses")).iter().enumerate() {
             let loss = session.accumulate(batch, (1.0 / tokens) as f32, step as u64).expect("a step").loss / tokens;
             let (off_by, allowed) =
                 ((loss - reference).abs() / reference, slack * if step == 0 { LOSS } else { ADAMW });
@@ -304,7 +214,7 @@ mod bf16 {
                     .iter()
                     .map(|info| {
                         let gradient = session.gradient(&info.name).expect("trained");
-                        (off(&gradient, oracle.get(&format!("grad.{}", info.name))), info.name.clone())
+                        (off(&gradient, held(oracle.get(&format!("grad.{}", info.name)))), info.name.clone())
                     })
                     .filter(|(off, _)| *off > slack * GRADIENT || off.is_nan())
                     .map(|(off, name)| format!("{name} {off:.2e}"))
@@ -317,24 +227,24 @@ mod bf16 {
 
     pub(super) fn check_family(root: &Path, family: &str, place: &Placement) {
         let folder = root.join(family);
-        let weights = Stored::open(&folder.join("model.safetensors")).weights();
-        let oracle = Stored::open(&folder.join("oracle.safetensors"));
+        let weights = stored(&folder.join("model.safetensors")).weights();
+        let oracle = stored(&folder.join("oracle.safetensors"));
         let graph = trace(&folder, family, &weights);
         let source = Arc::new(weights);
         let mut infer = InferSession::new(graph.clone(), source.clone(), place).expect("a session");
-        let batch = oracle.batch();
+        let batch = held(oracle.batch());
         let logits = infer.logits(&batch).expect("logits");
-        close_logits(&format!("{family}: logits"), &logits, &oracle.real_rows("logits"), 1.0);
-        let ids = oracle.ids("packed.input_ids");
+        close_logits(&format!("{family}: logits"), &logits, &held(oracle.real_rows("logits")), 1.0);
+        let ids = held(oracle.ids("packed.input_ids"));
         let packed = infer.logits(&Batch::of_sequences(&[&ids[..13], &ids[13..]])).expect("logits");
-        close_logits(&format!("{family}: packed logits"), &packed, oracle.get("packed.logits"), 1.0);
+        close_logits(&format!("{family}: packed logits"), &packed, held(oracle.get("packed.logits")), 1.0);
 
         // Along the stored answer: another token may only be the likeliest where the first two are nearly alike. The f32
         // session's own answer is held to the stored one by the other tests.
         let mut cpu = InferSession::new(graph.clone(), source.clone(), &Placement::Cpu).expect("a session");
         let (here, there) = (infer.start().expect("a sequence"), cpu.start().expect("a sequence"));
-        let mut next = oracle.ids("greedy.prompt");
-        for (i, token) in oracle.ids("greedy.tokens").into_iter().enumerate() {
+        let mut next = held(oracle.ids("greedy.prompt"));
+        for (i, token) in held(oracle.ids("greedy.tokens")).into_iter().enumerate() {
             let row = infer.extend(&[(here, &next)]).expect("logits").remove(0);
             let want = cpu.extend(&[(there, &next)]).expect("logits").remove(0);
             let exact: Vec<f64> = want.iter().map(|x| f64::from(*x)).collect();
@@ -355,9 +265,9 @@ mod bf16 {
 
     pub(super) fn check_adapter(root: &Path, name: &str, place: &Placement) {
         let (mut infer, mut session, oracle) = adapted(root, name, place);
-        let batch = oracle.batch();
+        let batch = held(oracle.batch());
         let logits = infer.logits(&batch).expect("logits");
-        close_logits(&format!("{name}: logits"), &logits, &oracle.real_rows("logits"), 1.5);
+        close_logits(&format!("{name}: logits"), &logits, &held(oracle.real_rows("logits")), 1.5);
         check_training(name, &mut session, &oracle, &batch, 1.5);
     }
 }

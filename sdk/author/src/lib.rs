@@ -14,6 +14,7 @@ mod fuzz;
 mod golden;
 mod jinja;
 mod new;
+pub mod oracle;
 mod packed;
 mod project;
 mod random;

@@ -187,6 +187,13 @@ fn test(matches: &ArgMatches) -> Result<(), Failure> {
         against_checkpoint(&loaded.plugin, checkpoint, matches)?;
         done += 1;
     }
+    if let Some(oracle) = text(matches, "oracle") {
+        let model = loaded.plugin.model()?;
+        for line in swift_author::oracle::check(&model, Path::new(oracle), &swift_engine::Placement::Cpu)? {
+            render::note(&format!("{oracle}: {line}"));
+        }
+        done += 1;
+    }
     if done == 0 {
         let hint = "add golden tests to tests/ and build again";
         return Err(Failure::new("there is nothing to test it with", hint));
