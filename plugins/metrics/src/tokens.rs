@@ -1,26 +1,26 @@
 //! A text as words, for metrics that count words: as jieba cuts a text without Chinese, and every Chinese character by
 //! itself (jieba finds Chinese words with a dictionary of five megabytes).
 
-use crate::space::is_space;
-
 /// The words of a text.
 ///
 /// A word is a run of ASCII letters and digits, with a fraction (`3.14`) and a percent sign; or a run of the signs
-/// `+ # & . _ % -`; or one Chinese character; or any other character that is not white space.
+/// `+ # & . _ % -`; or any other character by itself, line breaks and tabs included, but not the space.
 pub(crate) fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
-    let mut rest = text.trim_start_matches(is_space);
+    let mut rest = text.trim_start_matches(' ');
     while let Some(first) = rest.chars().next() {
         let length = if first.is_ascii_alphanumeric() {
             word(rest)
         } else if is_sign(first) {
             rest.find(|c| !is_sign(c)).unwrap_or(rest.len())
+        } else if rest.starts_with("\r\n") {
+            2
         } else {
             first.len_utf8()
         };
         let (token, behind) = rest.split_at(length);
         tokens.push(token);
-        rest = behind.trim_start_matches(is_space);
+        rest = behind.trim_start_matches(' ');
     }
     tokens
 }
@@ -54,8 +54,8 @@ mod tests {
             ("well-known C++", &["well", "-", "known", "C", "++"]),
             ("我爱北京!", &["我", "爱", "北", "京", "!"]),
             ("naïve", &["na", "ï", "ve"]),
-            ("\u{3000}a\u{a0}b\n", &["a", "b"]),
-            (" ", &[]),
+            (" a\u{3000}b \r\n\n", &["a", "\u{3000}", "b", "\r\n", "\n"]),
+            ("  ", &[]),
             ("", &[]),
         ] {
             assert_eq!(tokens(text), wanted, "{text:?}");

@@ -1,7 +1,7 @@
 //! ms-swift's `math`: the answer in the first box or behind `# Answer`, equal as text or as an exact number.
 
 use crate::answer::latex;
-use crate::answer::number::number;
+use crate::answer::number::{number, without_thousands};
 use crate::space::strip;
 
 /// Whether a completion gives the answer of the solution.
@@ -10,7 +10,11 @@ pub(crate) fn is_right(completion: &str, solution: &str) -> bool {
     if said == gold {
         return true;
     }
-    let value = |text: &str| number(&latex::typeset(text)).filter(|number| !number.is_percent());
+    let value = |text: &str| {
+        let text = latex::typeset(text);
+        let number = number(without_thousands(&text).as_deref().unwrap_or(&text));
+        number.filter(|number| !number.is_percent())
+    };
     match (value(&said), value(&gold)) {
         (Some(said), Some(gold)) => said.is(gold),
         _ => false,
@@ -65,6 +69,7 @@ mod tests {
             (r"\boxed{x + 1}", "1 + x", false),
             (r"\[ 5 \]", "{5}", true),
             (r"\boxed{5", r"\boxed{5}", false),
+            ("1,234", "1234", true),
             ("5%", "5", false),
             ("", "", true),
             ("5", "6", false),

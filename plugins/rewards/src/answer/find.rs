@@ -54,7 +54,8 @@ pub(crate) fn pointed_out(text: &str) -> Option<Answer> {
     let levels: [&dyn Fn() -> Vec<Option<Place>>; 4] = [
         &|| {
             let boxed = at.boxed().map(|place| unboxed(place, true));
-            vec![at.search(hoped, |p| at.hoping(at.latex(p)?)), at.scan(|p| at.framed(p)), boxed]
+            let framed = at.scan(|p| at.framed(p)).map(|place| unboxed(place, false));
+            vec![at.search(hoped, |p| at.hoping(at.latex(p)?)), framed, boxed]
         },
         &|| vec![at.search(concluded, |p| at.latex(p))],
         &|| vec![at.search(|at, p| labelled(at, p, 0), |p| at.latex(p))],

@@ -192,6 +192,7 @@ fn without_units(text: &str) -> String {
     if powered.ends_with('}')
         && let Some(start) = text.find("\\text{")
         && !text[..start].trim().is_empty()
+        && text[..start].matches('{').count() == text[..start].matches('}').count()
     {
         text.truncate(start);
     }
@@ -247,6 +248,7 @@ mod tests {
             (r"5\text{ cm}^2", "5"),
             (r"25\text{ square units}", "25"),
             (r"5\ \mathrm{cm}", "5"),
+            (r"{5\text{ cm}}", r"{5{ cm}}"),
             ("5 km per hour", "5"),
             ("60 miles", "60"),
             ("cm", "cm"),
