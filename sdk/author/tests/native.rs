@@ -33,6 +33,10 @@ fn line(source: &str, text: &str) -> usize {
     source.lines().position(|line| line.contains(text)).unwrap() + 1
 }
 
+fn holds(built: &Built, text: &str) -> bool {
+    built.bytes.windows(text.len()).any(|bytes| bytes == text.as_bytes())
+}
+
 /// Loads a component, compiled once for all tests and runs.
 fn load(built: &Built) -> (Plugin, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
@@ -229,6 +233,8 @@ fn c_probe() {
     let folder = tempfile::tempdir().unwrap();
     let built = probe(folder.path(), Language::C);
     assert_alone(&built);
+    assert!(holds(&built, "render_answer"), "names of functions are there for stacks of traps");
+    assert!(!holds(&built, &folder.path().display().to_string()), "a path of this machine is in the component");
     let (plugin, lines) = load(&built);
     everything_crosses(&plugin, &lines);
     let place = format!("src/reward.c:{}: ", line(include_str!("native/probe.c"), "assert(swift_equal"));
@@ -237,9 +243,9 @@ fn c_probe() {
         &[
             ("panic", &[&place, "assertion failed in score: swift_equal(self->mode"]),
             ("abort", &["src/reward.c:", "abort() was called"]),
-            ("deep", &["memory", "deep"]),
+            ("deep", &["out of bounds memory access"]),
             ("nan", &["finite number"]),
-            ("loop", &["fuel"]),
+            ("loop", &["it ran without end"]),
         ],
     );
     large_batches_are_scored(&plugin);
@@ -253,6 +259,8 @@ fn go_probe() {
     let folder = tempfile::tempdir().unwrap();
     let built = probe(folder.path(), Language::Go);
     assert_alone(&built);
+    assert!(holds(&built, "renderAnswer"), "names of functions are there for stacks of traps");
+    assert!(!holds(&built, &folder.path().display().to_string()), "a path of this machine is in the component");
     let (plugin, lines) = load(&built);
     everything_crosses(&plugin, &lines);
     let source = include_str!("native/probe.go");
@@ -264,7 +272,7 @@ fn go_probe() {
             ("deadlock", &["deadlock", &format!("src/reward.go:{}", line(source, "<-make"))]),
             ("deep", &["call stack exhausted"]),
             ("nan", &["finite number"]),
-            ("loop", &["fuel"]),
+            ("loop", &["it ran without end"]),
         ],
     );
     large_batches_are_scored(&plugin);

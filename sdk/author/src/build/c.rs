@@ -31,7 +31,8 @@ const ERRORS: [&str; 7] = [
 pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     refuse_other_kinds(build, "C")?;
     let folder = &build.project.folder;
-    let mut sources = sources(build)?;
+    // The SDK comes first: what it has of the C library's own functions then counts.
+    let mut sources = Vec::new();
     let kinds = build.project.manifest.kinds.iter().map(|kind| kind.name());
     for name in ["core", "json"].into_iter().chain(kinds) {
         let source = build.sdk.join("runtime").join(name).with_extension("c");
@@ -41,6 +42,7 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
         }
         sources.push(source);
     }
+    sources.extend(own_sources(build)?);
     let module = build.work.join("module.wasm");
     let mut command = compiler(build)?;
     command.current_dir(folder);
@@ -66,7 +68,7 @@ pub(super) fn refuse_other_kinds(build: &Build<'_>, language: &str) -> Result<()
 }
 
 /// The author's source files, relative to the folder, sorted.
-fn sources(build: &Build<'_>) -> Result<Vec<PathBuf>> {
+fn own_sources(build: &Build<'_>) -> Result<Vec<PathBuf>> {
     let folder = &build.project.folder;
     let entry = build.project.manifest.build.as_ref().and_then(|table| table.entry.as_ref());
     let within = match entry {

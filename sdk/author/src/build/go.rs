@@ -24,8 +24,8 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     let module = build.work.join("module.wasm");
     let mut command = Command::new(build.tools.python(GO.0, GO.1, "go")?);
     command.current_dir(folder).args(["build", "-buildmode=c-shared"]);
-    // The same bytes wherever the folder lies, and whatever its repository says.
-    command.args(["-buildvcs=false", "-ldflags=-s -w"]).arg("-o").arg(&module);
+    // The same bytes wherever the folder lies, and whatever its repository says; names of functions stay, for stacks of traps.
+    command.args(["-buildvcs=false", "-ldflags=-w"]).arg("-o").arg(&module);
     command.arg(format!("./{}", entry.shown));
     command.envs([("GOFLAGS", "-trimpath"), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]);
     command.envs([("GOOS", "wasip1"), ("GOARCH", "wasm")]).env_remove("GOWASM").env_remove("GOEXPERIMENT");
