@@ -1,7 +1,8 @@
 //! ChatML, the form of conversations of Qwen2, Qwen2.5, Qwen3, SmolLM2 and many more: `<|im_start|>role\n...<|im_end|>\n`.
 //!
-//! What is rendered is, byte for byte, what the checkpoints' own Jinja templates give; what those would lose in silence
-//! (reasoning, tools, roles they have no place for) is an error instead. [`family`] says in what the members differ.
+//! What is rendered is, byte for byte, what the checkpoints' own Jinja templates give, with what those leave out: reasoning
+//! and tools where a member has none. Only a whole message that they would leave out is an error. [`family`] says in what
+//! the members differ.
 
 mod family;
 mod parse;

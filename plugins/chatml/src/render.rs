@@ -44,7 +44,8 @@ pub(crate) fn render(family: &Family, conversation: &Conversation, form: Form) -
                     writer.text("\n", 0.0);
                 }
             }
-            ("tool", Tools::None) => return Err("this template has no place for tools and their results".into()),
+            (role, Tools::None) => writer.block(role, text),
+            // The checkpoints' templates leave such a message out.
             (role, _) => return Err(Error::new(format!("this template has no place for the role `{role}`"))),
         }
     }
@@ -69,14 +70,11 @@ fn system(family: &Family, conversation: &Conversation, given: Option<&str>, wri
     if given.is_some() {
         writer.message = Some(0);
     }
-    if conversation.tools.is_empty() {
+    if conversation.tools.is_empty() || family.tools == Tools::None {
         if let Some(text) = text {
             writer.block("system", text);
         }
         return Ok(());
-    }
-    if family.tools == Tools::None {
-        return Err("this template has no place for tools".into());
     }
     let mut block = String::new();
     if let Some(text) = text {
@@ -116,9 +114,6 @@ fn assistant(
     writer.text("assistant\n", 0.0);
     let mut content = text;
     if family.thinking == Thinking::None {
-        if message.reasoning.is_some() {
-            return Err("this template has no place for reasoning; put it into the content".into());
-        }
         writer.answer(content, weight);
     } else {
         let reasoning = match &message.reasoning {
@@ -140,14 +135,13 @@ fn assistant(
         }
     }
     let mut calls = String::new();
-    for (number, call) in message.tool_calls.iter().enumerate() {
-        let Tools::Hermes { quoted } = family.tools else {
-            return Err("this template has no place for tool calls".into());
-        };
-        if number > 0 || !content.is_empty() {
-            calls.push('\n');
+    if let Tools::Hermes { quoted } = family.tools {
+        for (number, call) in message.tool_calls.iter().enumerate() {
+            if number > 0 || !content.is_empty() {
+                calls.push('\n');
+            }
+            write_call(&mut calls, call, quoted)?;
         }
-        write_call(&mut calls, call, quoted)?;
     }
     writer.text(&calls, weight);
     writer.special(END, weight);
