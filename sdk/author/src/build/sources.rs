@@ -10,11 +10,11 @@ const MAX_DEPTH: usize = 16;
 /// The file to start from and the folder it lies in.
 pub(crate) struct Entry {
     /// The folder, absolute.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The file's name.
-    pub file: String,
+    pub(crate) file: String,
     /// The folder from the project on, as the author writes it: "src".
-    pub shown: String,
+    pub(crate) shown: String,
 }
 
 impl Entry {
@@ -22,7 +22,7 @@ impl Entry {
     ///
     /// # Errors
     /// When it is not there, or lies at the top of the project, whose other files are none of the source.
-    pub fn of(project: &Project, default: &str) -> Result<Self> {
+    pub(crate) fn of(project: &Project, default: &str) -> Result<Self> {
         let path = project.entry(default)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let folder = path.parent().unwrap_or(&project.folder).to_path_buf();

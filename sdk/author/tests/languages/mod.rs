@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use swift_author::{Built, Kind, Language, Project, Tools, build, new, run_tests};
-use swift_plugin::{Grants, LogLine, Outcome, Plugin, PluginHost, PluginOptions, Reward, Sample, TrainerState};
+use swift_plugin::{LogLine, Outcome, Plugin, PluginHost, PluginOptions, Reward, Sample, TrainerState};
 
 /// Whether the tools of other languages are here; without them a test ends, and fails where `CI` is set.
-pub fn tools_are_here() -> bool {
+pub(crate) fn tools_are_here() -> bool {
     let here = std::env::var_os("SWIFT_TEST_TOOLS").is_some_and(|folder| Path::new(&folder).is_dir());
     assert!(here || std::env::var_os("CI").is_none(), "SWIFT_TEST_TOOLS names no folder: run cargo xtask test");
     if !here {
@@ -19,13 +19,13 @@ pub fn tools_are_here() -> bool {
 }
 
 /// A plugin's folder from the template of a kind.
-pub fn scaffold(folder: &Path, name: &str, kind: Kind, language: Language) -> PathBuf {
+pub(crate) fn scaffold(folder: &Path, name: &str, kind: Kind, language: Language) -> PathBuf {
     new(name, kind, language, &folder.join(name)).unwrap()
 }
 
 /// One plugin named `all` that holds every kind that the language has a template of: their sources and golden tests, and
 /// `trouble`. It asks for files and HTTP.
-pub fn all_kinds(folder: &Path, language: Language, entry: &str, source: &str, trouble: &str) -> PathBuf {
+pub(crate) fn all_kinds(folder: &Path, language: Language, entry: &str, source: &str, trouble: &str) -> PathBuf {
     let kinds = [Kind::Reward, Kind::Metric, Kind::Preprocessor, Kind::Dataset, Kind::Template];
     let all = folder.join("all");
     for kind in kinds {
@@ -61,19 +61,19 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Builds the plugin in a folder; the error as a user sees it.
-pub fn built(folder: &Path) -> Result<Built, String> {
+pub(crate) fn built(folder: &Path) -> Result<Built, String> {
     let project = Project::open(folder).map_err(|error| error.to_string())?;
     build(&project, &Tools::default(), &|_| {}).map_err(|error| error.to_string())
 }
 
 /// A loaded plugin, and the lines that it logs.
-pub struct Loaded {
-    pub plugin: Plugin,
-    pub lines: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Loaded {
+    pub(crate) plugin: Plugin,
+    pub(crate) lines: Arc<Mutex<Vec<String>>>,
 }
 
 /// Loads a component; `grants` are as after `--allow`.
-pub fn load(built: &Built, grants: &[String]) -> Loaded {
+pub(crate) fn load(built: &Built, grants: &[String]) -> Loaded {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let mut options = PluginOptions { cache: None, memory: 256 << 20, ..PluginOptions::default() };
     for grant in grants {
@@ -86,14 +86,14 @@ pub fn load(built: &Built, grants: &[String]) -> Loaded {
 }
 
 /// Every golden test of the component passes, and there is one for each of its kinds.
-pub fn assert_golden(plugin: &Plugin, built: &Built) {
+pub(crate) fn assert_golden(plugin: &Plugin, built: &Built) {
     let report = run_tests(plugin, &built.bytes, &[]).unwrap();
     assert!(report.failures.is_empty(), "{:#?}", report.failures);
     assert!(report.cases >= plugin.kinds().len(), "{report:?}");
 }
 
 /// Scores one completion: the score, or the reason why there is none.
-pub fn score(reward: &Reward, completion: &str, solution: &str) -> Result<Option<f64>, String> {
+pub(crate) fn score(reward: &Reward, completion: &str, solution: &str) -> Result<Option<f64>, String> {
     let sample = Sample {
         prompt: Vec::new(),
         completion: completion.into(),
@@ -110,7 +110,7 @@ pub fn score(reward: &Reward, completion: &str, solution: &str) -> Result<Option
 }
 
 /// Each completion fails with a reason that holds the text beside it.
-pub fn assert_reasons(reward: &Reward, reasons: &[(&str, &str)]) {
+pub(crate) fn assert_reasons(reward: &Reward, reasons: &[(&str, &str)]) {
     for (completion, wanted) in reasons {
         let reason = score(reward, completion, "four").unwrap_err();
         assert!(reason.contains(wanted), "{completion}: {reason}");
@@ -118,13 +118,13 @@ pub fn assert_reasons(reward: &Reward, reasons: &[(&str, &str)]) {
 }
 
 /// The component imports what swift offers and nothing else.
-pub fn assert_alone(built: &Built) {
+pub(crate) fn assert_alone(built: &Built) {
     let imports = &built.inspection.imports;
     assert!(imports.iter().all(|import| import.starts_with("swift:")), "{imports:?}");
 }
 
 /// A server that answers one request with `{"score": 1}` and status 201, and its address; it gives what it was asked.
-pub fn server() -> (String, std::thread::JoinHandle<String>) {
+pub(crate) fn server() -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let serve = move || {
