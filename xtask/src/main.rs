@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
+mod bench;
 mod demo;
 mod docs;
 mod fuzz;
@@ -27,6 +28,7 @@ usage: cargo xtask <chore>
   test [arguments]        run all tests; arguments go to cargo nextest run
   fuzz [TARGETS]          run the fuzz targets of tests/fuzz, each for a short time
            [--seconds N]  20 when not given
+  plugin-bench            build the same reward in five languages and measure them [--profile NAME]
   demo                    build swift, fine-tune a small model, and show what it learned
   demo pretrain           make the demo's model again: untrained weights, corpus, `swift pt`
   docs [--check]          write the generated pages of docs/, or compare them
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ["wit-freeze"] => wit::freeze(),
         ["test", ref more @ ..] => test::all(more),
         ["fuzz", ref more @ ..] => fuzz::fuzz(more),
+        ["plugin-bench", ref more @ ..] => bench::plugins(more),
         ["demo"] => demo::demo(),
         ["demo", "pretrain"] => demo::pretrain(),
         ["docs"] => docs::write(false),

@@ -2,7 +2,7 @@
 //! when the user said so. Nothing is ever installed without that.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::{AuthorError, Result};
 
@@ -142,6 +142,18 @@ impl Tools {
 /// # Errors
 /// When it cannot be started, or fails: with the end of what it said.
 pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
+    run_and_tell(command, |output| [&output.stdout[..], &output.stderr[..]].concat())
+}
+
+/// The same for a program whose standard output is for machines.
+///
+/// # Errors
+/// See [`run`]; the message has what it wrote to standard error.
+pub(crate) fn run_for_data(command: &mut Command) -> Result<Vec<u8>> {
+    run_and_tell(command, |output| output.stderr.clone())
+}
+
+fn run_and_tell(command: &mut Command, said: impl Fn(&Output) -> Vec<u8>) -> Result<Vec<u8>> {
     let shown = shown(command);
     let output = command.stdin(Stdio::null()).output();
     let output =
@@ -149,12 +161,9 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let said = [&output.stderr[..], &output.stdout[..]].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let said = said.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n");
-    Err(AuthorError::ToolFailed {
-        command: shown,
-        output: if said.is_empty() { output.status.to_string() } else { tail(&said) },
-    })
+    let said = tail(String::from_utf8_lossy(&said(&output)).trim());
+    let output = if said.is_empty() { output.status.to_string() } else { said };
+    Err(AuthorError::ToolFailed { command: shown, output })
 }
 
 /// A command as one would type it.

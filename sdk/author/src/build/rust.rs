@@ -33,7 +33,7 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     }
     command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags(folder, &sysroot).join("\u{1f}"));
     (build.report)("cargo build");
-    let output = tools::run(&mut command)?;
+    let output = tools::run_for_data(&mut command)?;
     let module = module(&output).ok_or_else(|| {
         let hint = "Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`";
         AuthorError::project(&manifest, "the crate makes no WebAssembly module", hint)
