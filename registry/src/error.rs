@@ -64,7 +64,7 @@ pub enum RegistryError {
 
     /// The plugin was built for another contract.
     #[error("`{name}` {version} needs {needs}, this swift has {has}")]
-    Contract { name: String, version: Version, needs: String, has: String, usable: Option<Box<Version>> },
+    Contract { name: String, version: Version, needs: String, has: Box<str>, usable: Option<Box<Version>> },
 
     /// Something else than a component lies there.
     #[error("{what} is no WebAssembly component: {found}")]

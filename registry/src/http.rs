@@ -217,7 +217,7 @@ impl Http {
         let Challenge::Bearer { realm, service, scope } = challenge else { return Ok(basic) };
         let malformed = |what: &str| RegistryError::Malformed { host: request.host.into(), what: what.into() };
         let host = authority(&realm).ok_or_else(|| malformed("it sends to nowhere for a token"))?;
-        if !realm.starts_with("https://") && !(realm.starts_with("http://") && self.may_be_plain(host)) {
+        if realm.starts_with("http://") && !self.may_be_plain(host) {
             return Err(RegistryError::Insecure { host: clean(host, 100) });
         }
         let mut url = format!("{realm}{}", if realm.contains('?') { '&' } else { '?' });

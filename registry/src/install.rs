@@ -326,8 +326,8 @@ impl Session<'_> {
                         .retain(|path| path.extension().is_some_and(|extension| extension == "wasm") && path.is_file());
                     paths.sort();
                     if paths.is_empty() {
-                        let found = "the folder holds no .wasm file".into();
-                        return Err(RegistryError::Foreign { what: path.display().to_string(), found });
+                        let (given, what) = (path.display().to_string(), "the folder holds no .wasm file".into());
+                        return Err(RegistryError::Reference { given, what });
                     }
                 }
                 paths.into_iter().map(|path| self.file_target(store, path)).collect()

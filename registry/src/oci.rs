@@ -156,7 +156,7 @@ impl Client {
             let reason = match self.continue_download(repository, digest, size, partial, progress) {
                 Ok(()) => "the connection ended early".into(),
                 Err(Broken::Connection(reason)) => reason,
-                Err(Broken::Other(error)) => return Err(error),
+                Err(Broken::Other(error)) => return Err(*error),
             };
             if partial.have() == size {
                 break;
@@ -188,7 +188,7 @@ impl Client {
         let mut response = self.get_blob(repository, digest, partial.have()).map_err(|error| match error {
             RegistryError::Network { what, .. } => Broken::Connection(what),
             RegistryError::Answer { status: 416, .. } => Broken::Connection("it has fewer bytes".into()),
-            error => Broken::Other(error),
+            error => error.into(),
         })?;
         let start = match response.status().as_u16() {
             206 => response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).and_then(range_start),
@@ -210,7 +210,7 @@ impl Client {
             if partial.have() + count as u64 > size {
                 partial.restart()?;
                 let what = format!("{repository} sent more than the {size} bytes that its manifest has");
-                return Err(Broken::Other(RegistryError::Malformed { host: repository.host().into(), what }));
+                return Err(RegistryError::Malformed { host: repository.host().into(), what }.into());
             }
             partial.append(&buffer[..count])?;
             progress(partial.have());
@@ -300,12 +300,12 @@ impl Client {
 /// Why a connection brought no more.
 enum Broken {
     Connection(String),
-    Other(RegistryError),
+    Other(Box<RegistryError>),
 }
 
 impl From<RegistryError> for Broken {
     fn from(error: RegistryError) -> Self {
-        Self::Other(error)
+        Self::Other(error.into())
     }
 }
 

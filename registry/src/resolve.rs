@@ -88,7 +88,7 @@ pub fn resolve<T>(
         name: subject.name.into(),
         version: version.clone(),
         needs: format!("{} {}", contract.package, minor(&contract.version)),
-        has: offered.as_ref().map_or_else(|| "no such contract".into(), minor),
+        has: offered.as_ref().map_or_else(|| "no such contract".into(), minor).into(),
         usable: usable.cloned().map(Box::new),
     })
 }

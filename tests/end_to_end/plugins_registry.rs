@@ -139,7 +139,7 @@ fn what_goes_wrong_says_what_to_do() {
     let place = Place::new();
     let error = fails(&place, "plugin add polite");
     assert!(error.contains("no plugin registry is set") && error.contains("SWIFT_PLUGIN_REGISTRY"), "{error}");
-    let error = fails(&place, "plugin add ../../etc");
+    let error = fails(&place, "plugin add ../absent");
     assert!(error.contains("cannot read"), "{error}");
     let error = fails(&place, "plugin add Polite");
     assert!(error.contains("`Polite` names no plugin"), "{error}");
