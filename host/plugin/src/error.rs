@@ -230,7 +230,7 @@ impl PluginError {
             Self::Answer { .. } => "this is a fault of the plugin: report it to its author with the text above, or use another version".into(),
             Self::Source { .. } => "check what you named as the dataset".into(),
             Self::TooManyFailures { .. } => {
-                "mend the reward or the rows; --reward_failures skip lets the run go on without these scores, or a share such as 0.5 allows more".into()
+                "mend the reward or the rows; `--reward-failures skip` lets the run go on without these scores, or a share such as 0.5 allows more".into()
             }
             Self::Deadline { .. } => "the service or disk it waits for may be slow; --plugin_timeout SECONDS gives it longer".into(),
             Self::Output { .. } => "the plugin was stopped and nothing was changed: report it to its author, or use another version".into(),

@@ -219,10 +219,23 @@ impl Reward {
     /// When more failed than the policy allows.
     pub fn score(&self, samples: &[Sample], state: &TrainerState) -> Result<Vec<Option<f64>>> {
         let (outcomes, _) = self.outcomes(samples, state);
+        self.count(&outcomes)?;
+        let score = |outcome| match outcome {
+            Outcome::Score(score) => Some(score),
+            Outcome::NoScore | Outcome::Failed(_) => None,
+        };
+        Ok(outcomes.into_iter().map(score).collect())
+    }
+
+    /// Counts what failed of these outcomes and applies the policy: what [`Reward::score`] does with those it gets.
+    ///
+    /// # Errors
+    /// When more failed so far than the policy allows.
+    pub fn count(&self, outcomes: &[Outcome]) -> Result<()> {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.samples += outcomes.len() as u64;
         let mut first = None;
-        for outcome in &outcomes {
+        for outcome in outcomes {
             let Outcome::Failed(reason) = outcome else { continue };
             if failures.count(reason)
                 && let Some(listener) = &self.plugin.0.host.options.log
@@ -249,11 +262,23 @@ impl Reward {
                 reason,
             });
         }
-        let score = |outcome| match outcome {
-            Outcome::Score(score) => Some(score),
-            Outcome::NoScore | Outcome::Failed(_) => None,
-        };
-        Ok(outcomes.into_iter().map(score).collect())
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for FailurePolicy {
+    type Err = String;
+
+    /// `stop`, `skip`, or a share between 0 and 1.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "skip" => Ok(Self::Skip),
+            share => match share.parse() {
+                Ok(share) if (0.0..=1.0).contains(&share) => Ok(Self::Share(share)),
+                _ => Err(format!("`{}` is none of stop, skip, and a share such as 0.1", clean(share, 60))),
+            },
+        }
     }
 }
 

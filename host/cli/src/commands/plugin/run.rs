@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use swift_author::{Functions, rows};
-use swift_plugin::{Kind, Outcome, Plugin, PluginHost, RowOutcome};
+use swift_plugin::{FailurePolicy, Kind, Outcome, Plugin, PluginHost, RowOutcome};
 
 use super::{Subcommand, allow, columns, host, text};
 use crate::{failure::Failure, render};
@@ -52,6 +52,14 @@ fn arguments(command: Command) -> Command {
                 .long("parse")
                 .action(ArgAction::SetTrue)
                 .help("For a template: read the rows' `completion` back instead of rendering"),
+        )
+        .arg(
+            Arg::new("reward-failures")
+                .long("reward-failures")
+                .value_name("stop|skip|SHARE")
+                .default_value("0.1")
+                .value_parser(|text: &str| text.parse::<FailurePolicy>())
+                .help("For a reward: stop at the first sample that fails, never, or when more than this share did"),
         )
         .arg(allow())
 }
@@ -122,6 +130,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
         config: text(matches, "config").unwrap_or("{}").to_owned(),
         input: text(matches, "input").unwrap_or_default().to_owned(),
         output: Output::open(text(matches, "output"))?,
+        failures: matches.get_one("reward-failures").copied().unwrap_or_default(),
     };
     match kind {
         Kind::Reward => job.reward()?,
@@ -141,6 +150,7 @@ struct Job {
     config: String,
     input: String,
     output: Output,
+    failures: FailurePolicy,
 }
 
 type Row = Map<String, Value>;
@@ -188,13 +198,14 @@ impl Job {
     }
 
     fn reward(&mut self) -> Result<(), Failure> {
-        let reward = self.plugin.reward(&self.name, &self.config)?;
+        let reward = self.plugin.reward(&self.name, &self.config)?.with_policy(self.failures);
         let state = rows::state(&Map::new()).map_err(|what| Failure::new(what, "report it"))?;
         let mut output = std::mem::take(&mut self.output);
         let (mut scores, mut none, mut reasons) = (Vec::new(), 0u64, BTreeMap::<String, u64>::new());
         self.batches(|batch, first| {
             let samples = Self::converted(&batch, first, swift_plugin::sample_of_row)?;
             let (outcomes, _) = reward.outcomes(&samples, &state);
+            reward.count(&outcomes)?;
             for (mut row, outcome) in batch.into_iter().zip(outcomes) {
                 match outcome {
                     Outcome::Score(score) => {
