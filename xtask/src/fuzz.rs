@@ -41,6 +41,10 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
         println!("installing cargo-fuzz, once");
         run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked", "--debug", "--version", CARGO_FUZZ]))?;
     }
+    // A copy: cargo may replace this program while it runs.
+    let compiler = root().join("target/fuzz/instrumenting-rustc");
+    std::fs::create_dir_all(root().join("target/fuzz"))?;
+    std::fs::copy(std::env::current_exe()?, &compiler)?;
     for target in if wanted.is_empty() { known } else { wanted } {
         println!("fuzzing {target} for {seconds} s");
         // What was found before in this working tree, then what is committed.
@@ -54,7 +58,7 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
             .arg(root().join("tests/fuzz/seeds").join(&target))
             .args(["--", "-timeout=20", "-rss_limit_mb=3000", "-max_len=65536", "-print_final_stats=1", "-verbosity=0"])
             .arg(format!("-max_total_time={seconds}"))
-            .env("RUSTC_WRAPPER", std::env::current_exe()?)
+            .env("RUSTC_WRAPPER", &compiler)
             .env(AS_COMPILER, "1");
         run(&mut cargo).map_err(|error| {
             format!(

@@ -17,6 +17,8 @@ use options::{Reader, rope_scaling};
 /// Nodes, parameters and name lengths beyond these are a runaway trace, not a model.
 const MAX_NODES: usize = 1_000_000;
 const MAX_NAME: usize = 512;
+/// Bytes of the paths of all scopes: each keeps its whole path.
+const MAX_PATHS: usize = 64 << 20;
 
 /// A value of an option.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +44,7 @@ pub struct Builder {
     open: Vec<u32>,
     masks: Vec<MaskRule>,
     calls: u64,
+    paths: usize,
 }
 
 type Result<T> = std::result::Result<T, BuildError>;
@@ -59,6 +62,7 @@ impl Builder {
             open: vec![0],
             masks: Vec::new(),
             calls: 0,
+            paths: 0,
         }
     }
 
@@ -189,6 +193,10 @@ impl Builder {
         let parent = &self.graph.scopes[self.current() as usize];
         let full = if parent.path.is_empty() { path.to_owned() } else { format!("{}.{path}", parent.path) };
         let mut block = parent.block;
+        self.paths += full.len();
+        if self.paths > MAX_PATHS {
+            return self.fail("enter", "too many scopes with long names", "is a loop in the plugin unbounded?");
+        }
         if kind == "block" {
             if block.is_some() {
                 return self.fail(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
-use crate::binding::{Fault, Level, LogLine, State};
+use crate::binding::{Fault, HANDED, Level, LogLine, State};
 use crate::clean::clean;
 use crate::error::{Place, Stack};
 use crate::host::{Plugin, TICK};
@@ -80,6 +80,7 @@ impl Plugin {
     fn refuel(&self, store: &mut Store<State>, budget: Budget) {
         store.set_hostcall_fuel(budget.output);
         store.data_mut().calls = 0;
+        store.data_mut().handed = 0;
         if self.0.waits {
             let limit = self.0.host.options.deadline;
             let ticks = limit.as_millis().div_ceil(TICK.as_millis()).max(1);
@@ -118,6 +119,7 @@ impl Plugin {
             Some(Fault::Refused(error)) => PluginError::Build { plugin, error: Box::new(clean_build(error)), stack },
             Some(Fault::Aborted(message)) => PluginError::Panic { plugin, call, place, message, stack },
             Some(Fault::Calls) => PluginError::Calls { plugin, call, place, budget: options.calls, stack },
+            Some(Fault::Handed) => PluginError::Output { plugin, call, budget: HANDED >> 20, stack },
             Some(Fault::Memory { asked }) => {
                 let mib = |bytes: usize| bytes.div_ceil(1 << 20);
                 PluginError::Memory { plugin, call, place, asked: mib(asked), budget: mib(options.memory), stack }

@@ -18,7 +18,7 @@ use crate::capability::files::Files;
 use crate::capability::http::Http;
 use crate::clean::clean;
 use crate::contract::{self, FILES, HTTP, Inspection, MAX_COMPONENT};
-use crate::{Grants, Kind, LogLine, PluginError, Result};
+use crate::{Grants, Kind, LogLine, PluginError, Result, shape};
 
 /// Hears something about a plugin: its name and a line.
 pub type Listener<T> = Arc<dyn Fn(&str, T) + Send + Sync>;
@@ -36,6 +36,8 @@ pub struct PluginOptions {
     pub memory: usize,
     /// Calls to the host in one call.
     pub calls: u64,
+    /// How long compiling one component may take.
+    pub compile: Duration,
     /// Folder of compiled plugins; `None` compiles each time.
     pub cache: Option<PathBuf>,
     /// What the user granted.
@@ -52,6 +54,7 @@ impl std::fmt::Debug for PluginOptions {
             .field("fuel", &self.fuel)
             .field("memory", &self.memory)
             .field("deadline", &self.deadline)
+            .field("compile", &self.compile)
             .field("cache", &self.cache)
             .field("grants", &self.grants)
             .finish_non_exhaustive()
@@ -66,6 +69,7 @@ impl Default for PluginOptions {
             deadline: Duration::from_secs(60),
             memory: 512 << 20,
             calls: 1_000_000,
+            compile: Duration::from_secs(300),
             cache: default_folder(),
             grants: Grants::default(),
             log: None,
@@ -260,17 +264,41 @@ impl PluginHost {
             notice(name, format!("compiling {} MB of WebAssembly, once", bytes.len().div_ceil(1 << 20)));
         }
         let failed = |detail: String| PluginError::Compile { plugin: name.into(), detail: clean(&detail, 2000) };
-        // A compiler's bug must not take the run down.
-        let compiled = catch_unwind(AssertUnwindSafe(|| Component::new(&runtime.engine, bytes)));
-        let component = compiled
-            .map_err(|_| failed("the compiler failed on it".into()))?
-            .map_err(|error| failed(format!("{error:#}")))?;
+        shape::check(bytes).map_err(failed)?;
+        let component = compile_within(self.options.compile, &runtime.engine, bytes).map_err(failed)?;
         if let (Some(cache), Ok(code)) = (&self.cache, component.serialize()) {
             // A full disk costs the next start the time of compiling, nothing else.
             let _ = cache.store(&key, &code);
         }
         Ok(component)
     }
+}
+
+/// Compiles on threads of its own. One that takes too long is left behind: it cannot be stopped, and nothing waits for it.
+fn compile_within(limit: Duration, engine: &Engine, bytes: &[u8]) -> std::result::Result<Component, String> {
+    let (engine, bytes) = (engine.clone(), bytes.to_vec());
+    let (send, receive) = std::sync::mpsc::channel();
+    let cannot_start = |error: String| format!("no thread to compile on: {error}");
+    let compile = move || {
+        // The compiler spreads its work over the threads of the pool that it is called on; the run's own stay free.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .stack_size(8 << 20)
+            .build()
+            .map_err(|error| cannot_start(error.to_string()));
+        let compiled = pool.and_then(|pool| {
+            // A compiler's bug must not take the run down.
+            let compiled = catch_unwind(AssertUnwindSafe(|| pool.install(|| Component::new(&engine, &bytes))));
+            compiled.map_err(|_| "the compiler failed on it".to_owned())?.map_err(|error| format!("{error:#}"))
+        });
+        // Nobody listens any more when it took too long.
+        let _ = send.send(compiled);
+    };
+    std::thread::Builder::new()
+        .name("plugin compiler".into())
+        .spawn(compile)
+        .map_err(|error| cannot_start(error.to_string()))?;
+    let late = |_| format!("it takes longer than {} s to compile", limit.as_secs_f64());
+    receive.recv_timeout(limit).map_err(late)?
 }
 
 fn engine_failed(error: wasmtime::Error) -> PluginError {

@@ -27,6 +27,7 @@ mod model;
 mod reward;
 pub mod sections;
 mod set;
+mod shape;
 mod template;
 
 pub use binding::{Level, LogLine};

@@ -171,10 +171,18 @@ impl PluginSet {
             None => (None, wanted),
         };
         let (mut names, mut problems) = (Vec::new(), self.problems.clone());
-        for plugins in self.standings(kind, &mut problems) {
+        for (standing, plugins) in self.standings(kind, &mut problems).into_iter().enumerate() {
             let mut holding = Vec::new();
             for plugin in plugins.into_iter().filter(|plugin| from.is_none_or(|from| from == plugin.name())) {
-                let functions = plugin.functions(kind)?;
+                let functions = match plugin.functions(kind) {
+                    Ok(functions) => functions,
+                    // One that was given must work; one that lies there stops no other.
+                    Err(error) if standing == 0 || from.is_some() => return Err(error),
+                    Err(error) => {
+                        problems.push(error.to_string());
+                        continue;
+                    }
+                };
                 if functions.iter().any(|(name, _)| name == function) {
                     holding.push(plugin);
                 }
@@ -226,9 +234,8 @@ impl PluginSet {
             let mut claiming = Vec::new();
             for plugin in plugins {
                 asked.push(shown(plugin));
-                let model = plugin.model()?;
-                match model.claims(config) {
-                    Ok(Some(_)) => claiming.push(model),
+                match plugin.model().and_then(|model| Ok(model.claims(config)?.map(|_| model))) {
+                    Ok(Some(model)) => claiming.push(model),
                     Ok(None) => {}
                     Err(error) if given => return Err(error),
                     Err(error) => problems.push(error.to_string()),

@@ -50,6 +50,8 @@ use plugin::swift::plugin::{files, http, log};
 const MESSAGE: usize = 2000;
 /// Lines of log that one call may leave.
 const LINES: usize = 100;
+/// Bytes that one call may hand over in all its calls to the host: passing them costs the plugin nothing.
+pub(crate) const HANDED: usize = 256 << 20;
 /// Elements of all tables of an instance.
 const TABLE_ELEMENTS: usize = 1_000_000;
 
@@ -78,6 +80,7 @@ pub(crate) enum Fault {
     Refused(BuildError),
     Aborted(String),
     Calls,
+    Handed,
     Memory { asked: usize },
     Table,
 }
@@ -90,6 +93,8 @@ pub(crate) struct State {
     pub(crate) fault: Option<Fault>,
     pub(crate) calls: u64,
     pub(crate) max_calls: u64,
+    /// Bytes that the plugin handed over in them.
+    pub(crate) handed: usize,
     /// Bytes of all memories together, and their limit.
     pub(crate) memory: usize,
     pub(crate) max_memory: usize,
@@ -109,9 +114,14 @@ impl State {
         Err(wasmtime::Error::msg("the host ended the call"))
     }
 
-    fn count(&mut self) -> Result<()> {
+    /// Counts a call to the host in which the plugin hands over this many bytes.
+    fn count(&mut self, bytes: usize) -> Result<()> {
         self.calls += 1;
-        if self.calls > self.max_calls { self.end(Fault::Calls) } else { Ok(()) }
+        self.handed = self.handed.saturating_add(bytes);
+        if self.calls > self.max_calls {
+            return self.end(Fault::Calls);
+        }
+        if self.handed > HANDED { self.end(Fault::Handed) } else { Ok(()) }
     }
 }
 
@@ -138,7 +148,7 @@ impl loader::swift::dataset::types::Host for State {}
 
 impl log::Host for State {
     fn log(&mut self, level: log::Level, message: String) -> Result<()> {
-        self.count()?;
+        self.count(message.len())?;
         if self.log.len() >= LINES {
             self.unlogged += 1;
             return Ok(());
@@ -160,7 +170,7 @@ impl log::Host for State {
 
 impl files::Host for State {
     fn entries(&mut self, path: String) -> Result<std::result::Result<Vec<files::Entry>, String>> {
-        self.count()?;
+        self.count(path.len())?;
         let entries = self.files.entries(&path);
         Ok(entries.map(|entries| {
             let entry = |entry: crate::capability::files::Entry| files::Entry {
@@ -173,19 +183,20 @@ impl files::Host for State {
     }
 
     fn size(&mut self, path: String) -> Result<std::result::Result<u64, String>> {
-        self.count()?;
+        self.count(path.len())?;
         Ok(self.files.size(&path))
     }
 
     fn read(&mut self, path: String, offset: u64, length: u32) -> Result<std::result::Result<Vec<u8>, String>> {
-        self.count()?;
+        self.count(path.len())?;
         Ok(self.files.read(&path, offset, length))
     }
 }
 
 impl http::Host for State {
     fn send(&mut self, request: http::Request) -> Result<std::result::Result<http::Response, String>> {
-        self.count()?;
+        let headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.count(request.url.len() + request.body.len() + headers)?;
         let Some(client) = &self.http else {
             return Ok(Err("the user granted this plugin no host to speak to".into()));
         };

@@ -31,7 +31,7 @@ pub struct BuilderHandle;
 const NAME: usize = 512;
 impl State {
     fn call<T>(&mut self, call: impl FnOnce(&mut Builder) -> std::result::Result<T, BuildError>) -> Result<T> {
-        self.count()?;
+        self.count(0)?;
         let Some(builder) = &mut self.builder else {
             let error = BuildError::new("there is no graph to build here").hint("only `build` has a builder");
             return self.end(Fault::Refused(error));

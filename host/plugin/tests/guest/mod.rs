@@ -50,9 +50,13 @@ impl Guest {
     }
 
     /// Imports a function of `swift:plugin/INTERFACE` under the name `$FUNCTION`.
-    pub(crate) fn import(mut self, interface: &str, function: &str, signature: &str) -> Self {
-        self.imports
-            .push(format!("(import \"swift:plugin/{interface}@0.1.0\" \"{function}\" (func ${function} {signature}))"));
+    pub(crate) fn import(self, interface: &str, function: &str, signature: &str) -> Self {
+        self.import_from(&format!("swift:plugin/{interface}@0.1.0"), function, function, signature)
+    }
+
+    /// Imports a function of any interface under the name `$NAME`.
+    pub(crate) fn import_from(mut self, interface: &str, function: &str, name: &str, signature: &str) -> Self {
+        self.imports.push(format!("(import \"{interface}\" \"{function}\" (func ${name} {signature}))"));
         self
     }
 
