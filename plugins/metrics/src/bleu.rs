@@ -1,9 +1,11 @@
 //! BLEU-4 of one sentence as nltk computes it with smoothing method 3.
 
+use crate::words::ngrams;
+
 const ORDER: usize = 4;
 
 /// BLEU of a hypothesis that is not empty, against one reference or more.
-pub(crate) fn sentence_bleu(hypothesis: &[&str], references: &[Vec<&str>]) -> f64 {
+pub(crate) fn sentence_bleu(hypothesis: &[u32], references: &[Vec<u32>]) -> f64 {
     let mut logarithms = 0.0;
     let mut nothing_found = 1.0;
     for size in 1..=ORDER {
@@ -25,7 +27,7 @@ pub(crate) fn sentence_bleu(hypothesis: &[&str], references: &[Vec<&str>]) -> f6
 
 /// How many n-grams of the hypothesis stand in a reference, each at most as often as there; and how many it has, at
 /// least 1.
-fn clipped(hypothesis: &[&str], references: &[Vec<&str>], size: usize) -> (usize, usize) {
+fn clipped(hypothesis: &[u32], references: &[Vec<u32>], size: usize) -> (usize, usize) {
     let said = ngrams(hypothesis, size);
     let wanted: Vec<_> = references.iter().map(|reference| ngrams(reference, size)).collect();
     let found = said.chunk_by(|one, two| one == two).map(|same| {
@@ -35,20 +37,13 @@ fn clipped(hypothesis: &[&str], references: &[Vec<&str>], size: usize) -> (usize
     (found.sum(), said.len().max(1))
 }
 
-/// The n-grams in ascending order.
-fn ngrams<'a>(words: &'a [&'a str], size: usize) -> Vec<&'a [&'a str]> {
-    let mut ngrams: Vec<_> = words.windows(size).collect();
-    ngrams.sort_unstable();
-    ngrams
-}
-
-fn count(sorted: &[&[&str]], ngram: &[&str]) -> usize {
+fn count(sorted: &[&[u32]], ngram: &[u32]) -> usize {
     let start = sorted.partition_point(|one| *one < ngram);
     sorted[start..].iter().take_while(|one| **one == ngram).count()
 }
 
 /// 1 for a hypothesis longer than the reference that is closest in length (of two equally close the shorter).
-fn brevity_penalty(length: usize, references: &[Vec<&str>]) -> f64 {
+fn brevity_penalty(length: usize, references: &[Vec<u32>]) -> f64 {
     let closest = references.iter().map(Vec::len).min_by_key(|&reference| (reference.abs_diff(length), reference));
     match closest {
         Some(closest) if length <= closest => (1.0 - closest as f64 / length as f64).exp(),
@@ -60,14 +55,10 @@ fn brevity_penalty(length: usize, references: &[Vec<&str>]) -> f64 {
 mod tests {
     use super::*;
 
+    /// Words are single letters.
     fn bleu(hypothesis: &str, references: &[&str]) -> f64 {
-        let words = |text: &'static str| text.split(' ').collect::<Vec<_>>();
-        let (hypothesis, references): (String, Vec<String>) =
-            (hypothesis.to_owned(), references.iter().map(|&text| text.to_owned()).collect());
-        sentence_bleu(
-            &words(hypothesis.leak()),
-            &references.into_iter().map(|text| words(text.leak())).collect::<Vec<_>>(),
-        )
+        let words = |text: &str| text.split(' ').map(|word| u32::from(word.as_bytes()[0])).collect::<Vec<_>>();
+        sentence_bleu(&words(hypothesis), &references.iter().map(|text| words(text)).collect::<Vec<_>>())
     }
 
     #[test]

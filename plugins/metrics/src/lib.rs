@@ -8,15 +8,17 @@ mod bleu;
 mod pass;
 mod ranking;
 mod rouge;
-mod space;
 mod sum;
 mod tokens;
+mod words;
 
 use swift_sdk::metric::{Answer, Example, Metric};
 use swift_sdk::{Error, Result, Settings, export_metrics};
 
 use pass::PassAtK;
+use rouge::Sentences;
 use sum::{Mean, State};
+use words::Numbering;
 
 /// The means that are defined.
 fn named(means: &[(&str, Mean)], scale: f64) -> Vec<(String, f64)> {
@@ -204,7 +206,9 @@ impl Metric for Rouge {
             let mut best = [0.0f64; 3];
             for reference in references {
                 let wanted = reference.join(" ");
-                let texts = rouge::Sentences::of(&said).zip(rouge::Sentences::of(&wanted));
+                let mut numbering = Numbering::default();
+                let said = Sentences::of(&said, &mut numbering);
+                let texts = said.zip(Sentences::of(&wanted, &mut numbering));
                 // One of them is nothing but dots.
                 let Some((said, wanted)) = texts.filter(|_| !prediction.is_empty()) else {
                     continue;
@@ -253,7 +257,13 @@ impl Metric for Bleu {
     fn update(&mut self, examples: &[Example]) -> Result<()> {
         for example in examples {
             if let Some((prediction, references)) = worded(example)? {
-                self.0.add(if prediction.is_empty() { 0.0 } else { bleu::sentence_bleu(&prediction, &references) });
+                let mut numbering = Numbering::default();
+                let mut texts: Vec<Vec<u32>> = Vec::new();
+                for words in std::iter::once(prediction).chain(references) {
+                    texts.push(words.into_iter().map(|word| numbering.number(word)).collect());
+                }
+                let (said, wanted) = (&texts[0], &texts[1..]);
+                self.0.add(if said.is_empty() { 0.0 } else { bleu::sentence_bleu(said, wanted) });
             }
         }
         Ok(())

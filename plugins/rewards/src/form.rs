@@ -1,7 +1,7 @@
 //! Whether a completion has a given form. The patterns are ms-swift's, matched by hand: `.*?` between fixed words is the
 //! first place where the next word stands.
 
-use crate::space::is_space;
+use crate::words::is_space;
 
 /// `^<think>.*?</think>\s*<answer>.*?</answer>` and nothing behind it.
 pub(crate) fn thinks_and_answers(completion: &str) -> bool {

@@ -12,10 +12,10 @@ mod repetition;
 // Shared with the metrics, which report it.
 #[path = "../../metrics/src/rouge.rs"]
 mod rouge;
-// Shared with the metrics.
-#[path = "../../metrics/src/space.rs"]
-mod space;
 mod toolbench;
+// Shared with the metrics.
+#[path = "../../metrics/src/words.rs"]
+mod words;
 
 use swift_sdk::reward::{Outcome, Reward, Sample, State};
 use swift_sdk::{Error, Result, Settings, export_rewards};

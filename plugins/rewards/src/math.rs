@@ -2,7 +2,7 @@
 
 use crate::answer::latex;
 use crate::answer::number::{number, without_thousands};
-use crate::space::strip;
+use crate::words::strip;
 
 /// Whether a completion gives the answer of the solution.
 pub(crate) fn is_right(completion: &str, solution: &str) -> bool {

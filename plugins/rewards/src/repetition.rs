@@ -1,6 +1,6 @@
 //! How often a completion says the same again.
 
-use crate::space::words;
+use crate::words::{Numbering, unique, words};
 
 /// The share of repeated n-grams of lower-cased words, between 0 (none repeated, or fewer than `size` words) and 1.
 ///
@@ -11,15 +11,12 @@ pub(crate) fn repeated(text: &str, size: usize) -> f64 {
         return 0.0;
     }
     let text = text.to_lowercase();
-    let words: Vec<&str> = words(&text).collect();
-    let mut ngrams: Vec<&[&str]> = words.windows(size).collect();
-    let total = ngrams.len();
-    if total == 0 {
-        return 0.0;
+    let mut numbering = Numbering::default();
+    let words: Vec<u32> = words(&text).map(|word| numbering.number(word)).collect();
+    match (words.len() + 1).checked_sub(size) {
+        None | Some(0) => 0.0,
+        Some(total) => 1.0 - unique(&words, size).len() as f64 / total as f64,
     }
-    ngrams.sort_unstable();
-    ngrams.dedup();
-    1.0 - ngrams.len() as f64 / total as f64
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use swift_sdk::Json;
 
-use crate::rouge;
-use crate::space::strip;
+use crate::rouge::{Sentences, rouge_l};
+use crate::words::{Numbering, strip};
 
 const ACTION: &str = "Action:";
 const INPUT: &str = "Action Input:";
@@ -44,7 +44,11 @@ fn inputs_agree(wanted: &str, said: &str) -> bool {
             // Everything else than full agreement, half credit for a wrong value included, is not 1.
             same_object(&wanted, &said)
         }
-        (Err(_), Err(_)) => rouge::text_rouge_l(wanted, said).is_some_and(|score| score >= 0.2),
+        (Err(_), Err(_)) => {
+            let mut numbering = Numbering::default();
+            let texts = Sentences::of(wanted, &mut numbering).zip(Sentences::of(said, &mut numbering));
+            texts.is_some_and(|(wanted, said)| rouge_l(&wanted, &said) >= 0.2)
+        }
         _ => false,
     }
 }

@@ -3,11 +3,12 @@
 //! Follows math-verify (which ms-swift's `accuracy` stands on) in where an answer stands, see [`find`]. What it says is
 //! read without a computer algebra system, see [`value`]; an answer that is no value is compared as text.
 
-pub(crate) mod find;
+mod find;
 pub(crate) mod latex;
 pub(crate) mod number;
-pub(crate) mod rational;
-pub(crate) mod value;
+mod place;
+mod rational;
+mod value;
 
 use value::Value;
 
