@@ -134,6 +134,12 @@ pub(crate) fn smaller(case: &Map<String, Value>) -> Vec<Map<String, Value>> {
             found.push(without);
         }
     }
+    let tools = case.get("tools").and_then(Value::as_array).map_or(0, Vec::len);
+    for at in (0..tools).filter(|_| tools > 1) {
+        let mut fewer = case.clone();
+        fewer["tools"].as_array_mut().map(|tools| tools.remove(at));
+        found.push(fewer);
+    }
     let messages = case.get("messages").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut with = |messages: Vec<Value>| {
         let mut other = case.clone();
