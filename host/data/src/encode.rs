@@ -5,13 +5,18 @@
 //! transformers). A token's weight is that of the text its first byte lies in: a token that straddles the start of an
 //! answer belongs to the prompt, one that straddles its end to the answer.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use swift_hub::Model;
+use swift_plugin::Form;
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use crate::{
-    ChatTemplate, DataError, Ledger, Message, Row, RowError,
+    ChatTemplate, DataError, Ledger, Message, PluginTemplate, Row, RowError,
+    pieces::Pieces,
+    plugin::{Chat, Piece},
     spans::{Conversation, EndTokens, Located},
 };
 
@@ -117,10 +122,18 @@ pub struct Encoder {
     tokenizer: Tokenizer,
     /// The same without its post-processor, which may move offsets away from the bytes a token stands for.
     plain: Tokenizer,
-    template: Option<ChatTemplate>,
+    template: Option<Template>,
     ends: EndTokens,
     end_of_sequence: Option<u32>,
     options: EncodeOptions,
+}
+
+/// What makes text of a conversation.
+enum Template {
+    /// The checkpoint's own.
+    Own(ChatTemplate),
+    /// A plugin's, and what makes tokens of its pieces.
+    Plugin(PluginTemplate, Pieces),
 }
 
 /// What became of one row.
@@ -132,22 +145,52 @@ struct Outcome {
 impl Encoder {
     /// For a checkpoint. `now` is the date its template may tell, see [`ChatTemplate::new`].
     pub fn new(model: &Model, now: Option<jiff::civil::DateTime>, options: EncodeOptions) -> Result<Self, DataError> {
-        let tokenizer = model.tokenizer()?.clone();
         let template = match &model.chat_template {
             Some(source) if options.use_chat_template => {
-                Some(ChatTemplate::new(source, model.special_tokens.named(), now)?)
+                Some(Template::Own(ChatTemplate::new(source, model.special_tokens.named(), now)?))
             }
             _ => None,
         };
+        Self::of_model(model, template, options)
+    }
+
+    /// For a checkpoint whose conversations a plugin renders.
+    pub fn with_plugin(model: &Model, template: PluginTemplate, options: EncodeOptions) -> Result<Self, DataError> {
+        let pieces = Pieces::new(model.tokenizer()?);
+        Self::of_model(model, Some(Template::Plugin(template, pieces)), options)
+    }
+
+    /// The same from parts.
+    pub fn from_parts_with_plugin(
+        tokenizer: Tokenizer,
+        template: PluginTemplate,
+        options: EncodeOptions,
+    ) -> Result<Self, DataError> {
+        let pieces = Pieces::new(&tokenizer);
+        Self::of(tokenizer, Some(Template::Plugin(template, pieces)), &[], None, options)
+    }
+
+    fn of_model(model: &Model, template: Option<Template>, options: EncodeOptions) -> Result<Self, DataError> {
+        let tokenizer = model.tokenizer()?.clone();
         let end = model.special_tokens.eos.as_ref().and_then(|token| token.id);
         let end = end.or(model.eos_token_ids.first().copied());
-        Self::from_parts(tokenizer, template, &model.eos_token_ids, end, options)
+        Self::of(tokenizer, template, &model.eos_token_ids, end, options)
     }
 
     /// From parts. `end_ids` are the tokens that end a turn, `end_of_sequence` closes plain text.
     pub fn from_parts(
         tokenizer: Tokenizer,
         template: Option<ChatTemplate>,
+        end_ids: &[u32],
+        end_of_sequence: Option<u32>,
+        options: EncodeOptions,
+    ) -> Result<Self, DataError> {
+        Self::of(tokenizer, template.map(Template::Own), end_ids, end_of_sequence, options)
+    }
+
+    fn of(
+        tokenizer: Tokenizer,
+        template: Option<Template>,
         end_ids: &[u32],
         end_of_sequence: Option<u32>,
         options: EncodeOptions,
@@ -180,16 +223,24 @@ impl Encoder {
         &self.options
     }
 
-    /// Encodes rows in parallel, keeping their order. Rows that cannot be used are errors when `strict`, else they are
-    /// taken off `ledger.kept` and noted there.
-    pub fn encode_rows(&self, rows: &[Row], ledger: &mut Ledger) -> Result<Vec<Encoded>, DataError> {
-        let outcomes: Vec<Result<Outcome, RowError>> = rows.par_iter().map(|row| self.outcome(row)).collect();
+    /// Texts that end an answer, beyond the checkpoint's end tokens.
+    pub fn stops(&self) -> &[String] {
+        match &self.template {
+            Some(Template::Plugin(template, _)) => template.stops(),
+            _ => &[],
+        }
+    }
+
+    /// Encodes rows in parallel, keeping their order; each sequence comes with the index of its row. Rows that cannot be used
+    /// are errors when `strict`, else they are taken off `ledger.kept` and noted there.
+    pub fn encode_rows(&self, rows: &[Row], ledger: &mut Ledger) -> Result<Vec<(usize, Encoded)>, DataError> {
         let mut sequences = Vec::with_capacity(rows.len());
-        for (row, outcome) in rows.iter().zip(outcomes) {
+        for (index, outcome) in self.outcomes(rows)?.into_iter().enumerate() {
+            let row = &rows[index];
             match outcome {
                 Ok(outcome) => {
                     ledger.truncated += usize::from(outcome.truncated);
-                    sequences.extend(outcome.sequences);
+                    sequences.extend(outcome.sequences.into_iter().map(|sequence| (index, sequence)));
                 }
                 Err(error) if self.options.strict => {
                     return Err(DataError::Row { origin: row.origin.clone(), error });
@@ -205,18 +256,23 @@ impl Encoder {
 
     /// Encodes one row: one sequence, or several when it is split.
     pub fn encode_row(&self, row: &Row) -> Result<Vec<Encoded>, RowError> {
-        self.outcome(row).map(|outcome| outcome.sequences)
+        let outcome = self.outcomes(std::slice::from_ref(row)).map_err(plugin_failed)?.remove(0);
+        outcome.map(|outcome| outcome.sequences)
     }
 
     /// The text a row is trained on.
     pub fn render_row(&self, row: &Row) -> Result<String, RowError> {
         match &self.template {
             None => Ok(row.messages.iter().map(|message| message.content.as_str()).collect()),
-            Some(template) => {
+            Some(Template::Own(template)) => {
                 let messages = self.with_system(&row.messages);
                 let kwargs = self.kwargs(&row.chat_template_kwargs);
                 let tools = row.tools.as_deref();
                 Conversation { template, messages: &messages, tools, kwargs: &kwargs }.text()
+            }
+            Some(Template::Plugin(template, _)) => {
+                let pieces = self.rendered(template, std::slice::from_ref(row)).map_err(plugin_failed)?.remove(0)?;
+                Ok(pieces.into_iter().map(|piece| piece.text).collect())
             }
         }
     }
@@ -228,26 +284,30 @@ impl Encoder {
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
     ) -> Result<Vec<u32>, DataError> {
-        let (text, special) = self.prompt_text(messages, tools, kwargs)?;
+        let (text, special) = match &self.template {
+            // The tokenizer adds its own special tokens to plain text only; a template writes them itself.
+            None => (messages.iter().map(|message| message.content.as_str()).collect(), true),
+            Some(Template::Own(template)) => {
+                let messages = self.with_system(messages);
+                (template.render(&messages, tools, true, &self.kwargs(kwargs))?, false)
+            }
+            Some(Template::Plugin(template, pieces)) => {
+                let messages = self.with_system(messages);
+                let chat = Chat { messages: &messages, tools, kwargs: &self.kwargs(kwargs) };
+                let rendered = template.render(&[chat], Form::Prompt)?.remove(0);
+                let encoded = rendered.and_then(|rendered| pieces.encode(&self.plain, &rendered));
+                return match encoded {
+                    Ok(encoded) => Ok(encoded.tokens),
+                    Err(error) => Err(DataError::Template {
+                        action: "cannot render this conversation",
+                        message: error.to_string(),
+                    }),
+                };
+            }
+        };
         let encoding =
             self.tokenizer.encode(text, special).map_err(|e| DataError::Tokenizer { message: e.to_string() })?;
         Ok(encoding.get_ids().to_vec())
-    }
-
-    /// The prompt as text, and whether the tokenizer adds its own special tokens to it (it does to plain text only;
-    /// a template writes them itself).
-    fn prompt_text(
-        &self,
-        messages: &[Message],
-        tools: Option<&[Value]>,
-        kwargs: &Map<String, Value>,
-    ) -> Result<(String, bool), DataError> {
-        let Some(template) = &self.template else {
-            return Ok((messages.iter().map(|message| message.content.as_str()).collect(), true));
-        };
-        let messages = self.with_system(messages);
-        let text = template.render(&messages, tools, true, &self.kwargs(kwargs))?;
-        Ok((text, false))
     }
 
     fn with_system(&self, messages: &[Message]) -> Vec<Message> {
@@ -265,11 +325,52 @@ impl Encoder {
         kwargs
     }
 
-    fn outcome(&self, row: &Row) -> Result<Outcome, RowError> {
-        let encoded = match &self.template {
-            Some(template) => self.encode_conversation(template, row)?,
-            None => self.encode_text(row)?,
-        };
+    /// What becomes of each row. The outer error ends the run: a plugin that fails.
+    fn outcomes(&self, rows: &[Row]) -> Result<Vec<Result<Outcome, RowError>>, DataError> {
+        Ok(match &self.template {
+            None => rows.par_iter().map(|row| self.settle(self.encode_text(row)?)).collect(),
+            Some(Template::Own(template)) => {
+                rows.par_iter().map(|row| self.settle(self.encode_conversation(template, row)?)).collect()
+            }
+            Some(Template::Plugin(template, pieces)) => {
+                let rendered = self.rendered(template, rows)?;
+                rendered.into_par_iter().map(|rendered| self.settle(pieces.encode(&self.plain, &rendered?)?)).collect()
+            }
+        })
+    }
+
+    /// Rows as a plugin renders them for training. It says which text is an answer and what counts more in it; how much a
+    /// message counts is said here, by the row and the options.
+    fn rendered(
+        &self,
+        template: &PluginTemplate,
+        rows: &[Row],
+    ) -> Result<Vec<Result<Vec<Piece>, RowError>>, DataError> {
+        let prepared: Vec<_> =
+            rows.iter().map(|row| (self.with_system(&row.messages), self.kwargs(&row.chat_template_kwargs))).collect();
+        let chats: Vec<Chat<'_>> = rows
+            .iter()
+            .zip(&prepared)
+            .map(|(row, (messages, kwargs))| Chat { messages, tools: row.tools.as_deref(), kwargs })
+            .collect();
+        let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
+        let mut rendered = template.render(&chats, Form::Training)?;
+        for (pieces, (messages, _)) in rendered.iter_mut().zip(&prepared) {
+            let last_user = messages.iter().rposition(|message| message.role == "user");
+            for piece in pieces.iter_mut().flatten() {
+                piece.weight = match piece.message.map(|index| (index, &messages[index])) {
+                    _ if piece.weight == 0.0 => base,
+                    Some((index, message)) if message.role == "assistant" => {
+                        piece.weight * turn_weight(message, self.options.loss_scale, index, last_user)
+                    }
+                    _ => piece.weight,
+                };
+            }
+        }
+        Ok(rendered)
+    }
+
+    fn settle(&self, encoded: Encoded) -> Result<Outcome, RowError> {
         if encoded.tokens.len() < 2 {
             return Err(RowError::new("shorter than two tokens", ""));
         }
@@ -322,23 +423,8 @@ impl Encoder {
         self.tokenize(&text, base, &spans)
     }
 
-    /// Tokenizes in one piece; bytes in a span have the span's weight, others `base`.
-    fn tokenize(&self, text: &str, base: f32, spans: &[(std::ops::Range<usize>, f32)]) -> Result<Encoded, RowError> {
-        let encoding =
-            self.plain.encode(text, false).map_err(|e| RowError::new("the tokenizer fails", e.to_string()))?;
-        let mut remaining = spans.iter().peekable();
-        let mut weights: Vec<f32> = encoding
-            .get_offsets()
-            .iter()
-            .map(|&(start, _)| {
-                while remaining.next_if(|(bytes, _)| bytes.end <= start).is_some() {}
-                remaining.peek().filter(|(bytes, _)| bytes.contains(&start)).map_or(base, |(_, weight)| *weight)
-            })
-            .collect();
-        if let Some(first) = weights.first_mut() {
-            *first = 0.0;
-        }
-        Ok(Encoded { tokens: encoding.get_ids().to_vec(), weights })
+    fn tokenize(&self, text: &str, base: f32, spans: &[(Range<usize>, f32)]) -> Result<Encoded, RowError> {
+        tokenize(&self.plain, text, base, spans)
     }
 
     /// Plain text: the messages end to end, the tokenizer's own special tokens around it, closed with the
@@ -390,7 +476,7 @@ impl Encoder {
         let Some(limit) = self.options.max_length.filter(|&limit| length > limit) else {
             return Ok(Outcome { sequences: vec![encoded], truncated: false });
         };
-        let piece = |range: std::ops::Range<usize>| {
+        let piece = |range: Range<usize>| {
             let mut weights = encoded.weights[range.clone()].to_vec();
             if let Some(first) = weights.first_mut() {
                 *first = 0.0;
@@ -416,6 +502,34 @@ impl Encoder {
         }
         Ok(Outcome { sequences, truncated: self.options.truncation != Truncation::Split })
     }
+}
+
+/// Tokenizes in one piece; bytes in a span have the span's weight, others `base`.
+pub(crate) fn tokenize(
+    tokenizer: &Tokenizer,
+    text: &str,
+    base: f32,
+    spans: &[(Range<usize>, f32)],
+) -> Result<Encoded, RowError> {
+    let encoding = tokenizer.encode(text, false).map_err(|e| RowError::new("the tokenizer fails", e.to_string()))?;
+    let mut remaining = spans.iter().peekable();
+    let mut weights: Vec<f32> = encoding
+        .get_offsets()
+        .iter()
+        .map(|&(start, _)| {
+            while remaining.next_if(|(bytes, _)| bytes.end <= start).is_some() {}
+            remaining.peek().filter(|(bytes, _)| bytes.contains(&start)).map_or(base, |(_, weight)| *weight)
+        })
+        .collect();
+    if let Some(first) = weights.first_mut() {
+        *first = 0.0;
+    }
+    Ok(Encoded { tokens: encoding.get_ids().to_vec(), weights })
+}
+
+/// A plugin that fails ends a run; where one row is asked for, it is that row's trouble.
+fn plugin_failed(error: DataError) -> RowError {
+    RowError::new("the chat template fails", error.to_string())
 }
 
 /// The weight of an assistant turn.

@@ -1,15 +1,15 @@
 //! What can go wrong between a file and a batch. Errors of one row name the file and the line.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
 
 /// Where a row came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// The file as the user named it.
     pub file: Arc<str>,
-    /// Line of a jsonl file, or item of a JSON list, counted from one.
+    /// Line of a jsonl file, or item of a JSON list or of what a loader reads, counted from one.
     pub number: usize,
-    /// Whether `number` counts the items of a JSON list.
+    /// Whether `number` counts items.
     pub item: bool,
 }
 
@@ -26,19 +26,19 @@ impl fmt::Display for Origin {
 /// Why one row cannot be used. `kind` is the same text for all rows with the same fault, `detail` is this row's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowError {
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub detail: String,
 }
 
 impl RowError {
-    pub(crate) fn new(kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+    pub(crate) fn new(kind: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { kind: kind.into(), detail: detail.into() }
     }
 }
 
 impl fmt::Display for RowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.detail.is_empty() { f.write_str(self.kind) } else { write!(f, "{}: {}", self.kind, self.detail) }
+        if self.detail.is_empty() { f.write_str(&self.kind) } else { write!(f, "{}: {}", self.kind, self.detail) }
     }
 }
 
@@ -77,8 +77,18 @@ pub enum DataError {
     Packing { index: usize, length: usize, capacity: usize },
     #[error("cannot tokenize: {message}")]
     Tokenizer { message: String },
+    #[error("the template `{template}` of a plugin is not the checkpoint's: {difference}")]
+    TemplateDiffers { template: String, difference: String },
     #[error(transparent)]
     Model(#[from] swift_hub::HubError),
+    #[error(transparent)]
+    Plugin(Box<swift_plugin::PluginError>),
+}
+
+impl From<swift_plugin::PluginError> for DataError {
+    fn from(error: swift_plugin::PluginError) -> Self {
+        Self::Plugin(Box::new(error))
+    }
 }
 
 impl DataError {
@@ -86,7 +96,9 @@ impl DataError {
     pub fn hint(&self) -> String {
         match self {
             Self::Io { .. } => "check that the file exists and that you may read it".into(),
-            Self::NotFound { .. } => "pass the path of a .jsonl, .json or .csv file".into(),
+            Self::NotFound { .. } => {
+                "pass the path of a .jsonl, .json or .csv file, or of one that a plugin reads: LOADER::PATH".into()
+            }
             Self::HubDataset { .. } => "download the dataset and pass the path of its .jsonl file".into(),
             Self::Spec { hint, .. } => hint.clone(),
             Self::NotAList { .. } => "a .json dataset is one list of objects; one object per line is .jsonl".into(),
@@ -107,7 +119,12 @@ impl DataError {
             Self::Truncation { .. } => "use delete, left or right (split only for pre-training)".into(),
             Self::Packing { .. } => "truncate to the packing length before packing".into(),
             Self::Tokenizer { .. } => "the tokenizer cannot handle this text; check tokenizer.json".into(),
+            Self::TemplateDiffers { template, .. } => format!(
+                "leave --template out to use the checkpoint's own, or take the difference on purpose: \
+                 --allow_template_difference {template}"
+            ),
             Self::Model(error) => error.hint(),
+            Self::Plugin(error) => error.hint(),
         }
     }
 }

@@ -8,6 +8,10 @@ use crate::{Origin, RowError};
 
 /// How many rows are shown for each reason.
 const EXAMPLES: usize = 5;
+/// How many reasons are kept apart: a plugin's reasons may be as many as the rows.
+const REASONS: usize = 50;
+/// What the others are counted as.
+const OTHERS: &str = "other reasons";
 
 /// Rows that were left out for one reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -17,13 +21,15 @@ pub struct Dropped {
     pub examples: Vec<String>,
 }
 
-/// The account of one source. Without `#n` sampling, `read == kept + dropped`.
+/// The account of one source. Without `#n` sampling, `read + added == kept + dropped`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Ledger {
     /// The dataset as the user named it.
     pub source: String,
     /// Rows in the file.
     pub read: usize,
+    /// Rows that came in addition, where a plugin made several of one.
+    pub added: usize,
     /// Rows after `#n`, when that was asked for.
     pub sampled: Option<usize>,
     /// Rows in use.
@@ -42,10 +48,15 @@ impl Ledger {
 
     /// Notes a row that is left out. Whoever had counted it as kept takes it off there.
     pub fn drop_row(&mut self, origin: &Origin, error: &RowError) {
-        let dropped = self.dropped.entry(error.kind.to_owned()).or_default();
+        let full = self.dropped.len() >= REASONS && !self.dropped.contains_key(&*error.kind);
+        let dropped = self.dropped.entry(if full { OTHERS.into() } else { error.kind.to_string() }).or_default();
         dropped.count += 1;
         if dropped.examples.len() < EXAMPLES {
-            let detail = if error.detail.is_empty() { String::new() } else { format!(": {}", error.detail) };
+            let detail = match (full, error.detail.is_empty()) {
+                (true, _) => format!(": {error}"),
+                (false, true) => String::new(),
+                (false, false) => format!(": {}", error.detail),
+            };
             dropped.examples.push(format!("{origin}{detail}"));
         }
     }
@@ -58,8 +69,11 @@ impl Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { source, read, sampled, kept, truncated, dropped } = self;
+        let Self { source, read, added, sampled, kept, truncated, dropped } = self;
         write!(f, "{source}: {read} read")?;
+        if *added > 0 {
+            write!(f, ", {added} added")?;
+        }
         if let Some(sampled) = sampled {
             write!(f, ", {sampled} sampled")?;
         }

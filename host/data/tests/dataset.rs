@@ -110,8 +110,9 @@ fn what_is_no_local_file_is_refused_by_name() {
     assert!(parse("org/name").hint().contains("download"));
     assert!(matches!(parse("missing.jsonl#5"), DataError::NotFound { .. }));
     assert!(matches!(parse("./data/x.jsonl"), DataError::NotFound { .. }));
-    assert!(parse(&folder.path().display().to_string()).to_string().contains("folders are not built yet"));
-    assert!(parse(&format!("{}:default", path.display())).to_string().contains("no subset `default`"));
+    let refused = |text: String| load(&DatasetSpec::parse(&text).unwrap(), &LoadOptions::default()).unwrap_err();
+    assert!(refused(folder.path().display().to_string()).to_string().contains("folders are read by loader plugins"));
+    assert!(refused(format!("{}:default", path.display())).to_string().contains("no subset `default`"));
     let text = folder.path().join("rows.txt");
     fs::write(&text, "x").unwrap();
     assert!(read(&text, "", &LoadOptions::default()).unwrap_err().to_string().contains("`.txt`"));
