@@ -6,11 +6,16 @@ use std::sync::{Arc, OnceLock};
 use crate::clean::clean;
 use crate::{Inspection, Kind, ModelPlugin, Plugin, PluginError, PluginHost, Result, inspect, read_component};
 
-/// First-party plugins, so that the binary needs nothing beside it.
-const BUILT_IN: &[(&str, &[u8])] = &[
-    ("llama", include_bytes!("../../../plugins/dist/llama.wasm")),
-    ("qwen2", include_bytes!("../../../plugins/dist/qwen2.wasm")),
-    ("qwen3", include_bytes!("../../../plugins/dist/qwen3.wasm")),
+/// First-party plugins with what they are, so that the binary needs nothing beside it and loads only what it uses.
+const BUILT_IN: &[(&str, Kind, &[u8])] = &[
+    ("llama", Kind::Model, include_bytes!("../../../plugins/dist/llama.wasm")),
+    ("qwen2", Kind::Model, include_bytes!("../../../plugins/dist/qwen2.wasm")),
+    ("qwen3", Kind::Model, include_bytes!("../../../plugins/dist/qwen3.wasm")),
+    ("chatml", Kind::Template, include_bytes!("../../../plugins/dist/chatml.wasm")),
+    ("parquet", Kind::Dataset, include_bytes!("../../../plugins/dist/parquet.wasm")),
+    ("preprocessors", Kind::Preprocessor, include_bytes!("../../../plugins/dist/preprocessors.wasm")),
+    ("rewards", Kind::Reward, include_bytes!("../../../plugins/dist/rewards.wasm")),
+    ("metrics", Kind::Metric, include_bytes!("../../../plugins/dist/metrics.wasm")),
 ];
 
 /// All plugins of a run. Given ones win over installed ones, and those over the built-in ones.
@@ -88,7 +93,7 @@ impl PluginSet {
                     digests.push((&inspection.digest, shown));
                 }
             }
-            let built_in = BUILT_IN.iter().any(|(name, _)| *name == granted);
+            let built_in = BUILT_IN.iter().any(|(name, ..)| *name == granted);
             match digests.len() {
                 0 if !built_in => {
                     let given = self.given.iter().map(|plugin| plugin.name().to_owned());
@@ -122,12 +127,28 @@ impl PluginSet {
 
     /// The plugins built into this binary that are of `kind`.
     pub fn built_in(&self, kind: Kind) -> impl Iterator<Item = &Plugin> {
-        (0..BUILT_IN.len()).filter_map(|at| self.built_in_at(at)).filter(move |plugin| plugin.kinds().contains(&kind))
+        let of_kind = (0..BUILT_IN.len()).filter(move |&at| BUILT_IN[at].1 == kind);
+        of_kind.filter_map(|at| self.built_in_at(at))
+    }
+
+    /// The plugin of this name, by standing: given, installed, built in.
+    ///
+    /// # Errors
+    /// When an installed one of this name cannot be loaded.
+    pub fn named(&self, name: &str) -> Result<Option<Plugin>> {
+        if let Some(plugin) = self.given.iter().find(|plugin| plugin.name() == name) {
+            return Ok(Some(plugin.clone()));
+        }
+        if let Some(one) = self.installed.iter().find(|one| one.inspection.name == name) {
+            return self.load(one).cloned().map(Some);
+        }
+        let at = BUILT_IN.iter().position(|(known, ..)| *known == name);
+        Ok(at.and_then(|at| self.built_in_at(at)).cloned())
     }
 
     /// They were tested with this binary, so one that does not load is none.
     fn built_in_at(&self, at: usize) -> Option<&Plugin> {
-        let (name, bytes) = BUILT_IN[at];
+        let (name, _, bytes) = BUILT_IN[at];
         self.built_in[at].get_or_init(|| self.host.load_bytes(name, None, bytes).ok()).as_ref()
     }
 
@@ -150,6 +171,12 @@ impl PluginSet {
     /// The plugins that may answer for `kind`, by standing: given, installed, built in. An installed one that does not load
     /// is among `problems`.
     fn standings(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 3] {
+        let [given, installed] = self.from_outside(kind, problems);
+        [given, installed, self.built_in(kind).collect()]
+    }
+
+    /// The same without those that are built in.
+    fn from_outside(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 2] {
         let given = self.given.iter().filter(|plugin| plugin.kinds().contains(&kind)).collect();
         let mut installed = Vec::new();
         for one in self.installed.iter().filter(|one| one.inspection.kinds.contains(&kind)) {
@@ -158,7 +185,7 @@ impl PluginSet {
                 Err(error) => problems.push(format!("{}: {error}", one.path.display())),
             }
         }
-        [given, installed, self.built_in(kind).collect()]
+        [given, installed]
     }
 
     /// The plugin that holds the function `wanted` of this kind: `FUNCTION`, or `PLUGIN/FUNCTION`; and the function's own name.
@@ -228,7 +255,7 @@ impl PluginSet {
     pub fn select(&self, config: &str) -> Result<ModelPlugin> {
         let model = describe(config)?;
         let (mut asked, mut problems) = (Vec::new(), self.problems.clone());
-        let [given, installed, _] = self.standings(Kind::Model, &mut problems);
+        let [given, installed] = self.from_outside(Kind::Model, &mut problems);
         let any_given = !given.is_empty();
         for (plugins, given) in [(given, true), (installed, false)] {
             let mut claiming = Vec::new();
@@ -256,12 +283,10 @@ impl PluginSet {
         }
         // No two built-in plugins claim one model, so the first that does is the one; most often it has the type's name.
         let named = model_type(config);
-        let mut built_in: Vec<usize> = (0..BUILT_IN.len()).collect();
+        let mut built_in: Vec<usize> = (0..BUILT_IN.len()).filter(|&at| BUILT_IN[at].1 == Kind::Model).collect();
         built_in.sort_by_key(|&at| BUILT_IN[at].0 != named);
         for at in built_in {
-            let Some(plugin) = self.built_in_at(at).filter(|plugin| plugin.kinds().contains(&Kind::Model)) else {
-                continue;
-            };
+            let Some(plugin) = self.built_in_at(at) else { continue };
             asked.push(shown(plugin));
             let model = plugin.model()?;
             if model.claims(config)?.is_some() {

@@ -33,6 +33,13 @@ fn built_in_plugins_are_always_there() {
     let set = PluginSet::new(host(None), &[], &[]).unwrap();
     let names: Vec<&str> = set.built_in(Kind::Model).map(|plugin| plugin.name()).collect();
     assert_eq!(names, ["llama", "qwen2", "qwen3"]);
+    for kind in Kind::ALL {
+        for plugin in set.built_in(kind) {
+            assert_eq!(plugin.kinds(), [kind], "{}", plugin.name());
+            assert!(set.named(plugin.name()).unwrap().is_some());
+        }
+        assert!(set.built_in(kind).count() > 0, "{kind}");
+    }
     let plugin = set.select(QWEN3).unwrap();
     assert_eq!((plugin.name(), plugin.path()), ("qwen3", None));
     assert_eq!(plugin.plugin().inspection().contracts[0].to_string(), "swift:model@0.1.0");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use swift_author::{Functions, rows};
-use swift_plugin::{FailurePolicy, Kind, Outcome, Plugin, PluginHost, RowOutcome};
+use swift_plugin::{FailurePolicy, Kind, Outcome, Plugin, PluginHost, PluginSet, RowOutcome, plugin_folders};
 
 use super::{Subcommand, allow, columns, host, text};
 use crate::{failure::Failure, render};
@@ -24,7 +24,11 @@ const LINE: usize = 64 << 20;
 fn arguments(command: Command) -> Command {
     command
         .about("Use a function of a plugin on rows: score, measure, convert, render, parse")
-        .arg(Arg::new("FILE").required(true).help("A component; FILE.wasm:FUNCTION where it holds several"))
+        .arg(
+            Arg::new("FILE").required(true).help(
+                "A component, or the name of an installed or built-in plugin; FILE:FUNCTION where it holds several",
+            ),
+        )
         .arg(
             Arg::new("input")
                 .long("input")
@@ -73,7 +77,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Loads `FILE` or `FILE:FUNCTION`.
+    /// Loads `FILE` or `FILE:FUNCTION`; where there is no such file, the installed or built-in plugin of that name.
     pub(super) fn load(host: &Arc<PluginHost>, named: &str) -> Result<Self, Failure> {
         let (file, function) = match named.rsplit_once(':') {
             Some((file, function)) if !Path::new(named).exists() && !function.contains(['/', '\\']) => {
@@ -81,7 +85,12 @@ impl Target {
             }
             _ => (named, None),
         };
-        let plugin = host.load(Path::new(file))?;
+        let installed = if !Path::new(file).exists() && swift_plugin::valid_name(file) {
+            PluginSet::new(Arc::clone(host), &[], &plugin_folders())?.named(file)?
+        } else {
+            None
+        };
+        let plugin = installed.map_or_else(|| host.load(Path::new(file)), Ok)?;
         Ok(Self { plugin, shown: named.to_owned(), function })
     }
 
