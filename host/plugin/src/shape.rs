@@ -57,7 +57,7 @@ pub(crate) fn check(component: &[u8]) -> Result<(), String> {
                 }
             }
             Payload::CodeSectionEntry(body) => {
-                let size = (body.range().end - body.range().start) as u64;
+                let size = body.range().end - body.range().start;
                 if size > BODY {
                     return Err(format!("one of its functions has {size} bytes; at most {BODY} are compiled"));
                 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest::Guest;
-use swift_plugin::{Grants, Kind, Plugin, PluginError, PluginHost, PluginOptions};
+use swift_plugin::{Grants, Kind, Plugin, PluginError, PluginHost, PluginOptions, PluginSet};
 
 fn host(grants: &[String]) -> Arc<PluginHost> {
     let mut granted = Grants::default();
@@ -391,5 +391,42 @@ fn a_service_that_does_not_answer_ends_at_the_deadline() {
         let answer = told(&plugin, &format!("http://127.0.0.1:{port}/"));
         assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
         assert!(answer.contains("timeout") || answer.contains("took longer than"), "{answer}");
+    }
+}
+
+#[test]
+fn a_grant_is_to_one_plugin() {
+    let place = tempfile::tempdir().unwrap();
+    let install = |file: &str, kind| {
+        std::fs::write(place.path().join(file), reader(kind).named("tool", ASKS_TO_READ).build()).unwrap();
+    };
+    let set = || PluginSet::new(host(&["tool:read=/".into()]), &[], &[place.path().into()]);
+    let report = |error: PluginError| error.report().replace(&place.path().display().to_string(), "PLACE");
+    // Misspelt, or not installed.
+    insta::assert_snapshot!("granted_to_none", report(set().unwrap_err()));
+    install("tool.wasm", Kind::Reward);
+    set().unwrap();
+    // Another one comes under the name of the one that was granted something.
+    install("evil.wasm", Kind::Metric);
+    insta::assert_snapshot!("granted_to_two", report(set().unwrap_err()));
+}
+
+#[test]
+fn a_plugin_cannot_lie_about_what_it_is() {
+    let text = "name = \"tool\"\nversion = \"0.1.0\"\nkind = [\"metric\", \"template\"]\n";
+    let error = load(&host(&[]), &Guest::new(&[Kind::Reward]).manifest(text)).unwrap_err();
+    insta::assert_snapshot!(error.report());
+    for (text, said) in [
+        ("", "missing field"),
+        ("name = \"../evil\"\nversion = \"0.1.0\"\nkind = [\"reward\"]", "`../evil` is no name"),
+        ("name = \"\u{1b}[2J\"\nversion = \"0.1.0\"\nkind = [\"reward\"]", "plugin.toml"),
+        ("[[[[[[[[[[", "plugin.toml"),
+    ] {
+        let error = load(&host(&[]), &Guest::new(&[Kind::Reward]).manifest(text)).unwrap_err().report();
+        assert!(error.contains(said) && !error.contains('\u{1b}'), "{error}");
+    }
+    // A megabyte, and nesting without end.
+    for text in [" ".repeat(1 << 20), format!("a = {}", "[".repeat(60_000))] {
+        load(&host(&[]), &Guest::new(&[Kind::Reward]).manifest(text)).unwrap_err();
     }
 }
