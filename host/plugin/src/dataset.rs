@@ -97,7 +97,7 @@ impl Plugin {
         let (_, mut infos) =
             live.call("loaders", budget, |exports, store| exports.swift_dataset_loaders().call_loaders(store))?;
         for info in &mut infos {
-            self.check_function(Kind::Dataset, &mut info.name, &mut info.summary)?;
+            self.check_function(Kind::Dataset, &info.name, &mut info.summary)?;
         }
         Ok(infos)
     }
@@ -131,7 +131,7 @@ impl Plugin {
             exports.swift_dataset_preprocessors().call_preprocessors(store)
         })?;
         for info in &mut infos {
-            self.check_function(Kind::Preprocessor, &mut info.name, &mut info.summary)?;
+            self.check_function(Kind::Preprocessor, &info.name, &mut info.summary)?;
         }
         Ok(infos)
     }

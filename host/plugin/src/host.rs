@@ -384,7 +384,7 @@ impl Plugin {
     }
 
     /// A function's name and summary as the host shows them.
-    pub(crate) fn check_function(&self, kind: Kind, name: &mut String, summary: &mut String) -> Result<()> {
+    pub(crate) fn check_function(&self, kind: Kind, name: &str, summary: &mut String) -> Result<()> {
         if !crate::manifest::valid_name(name) {
             let what =
                 format!("`{}` is no name for a {kind}: lower case letters, digits, `-` and `_`", clean(name, 80));

@@ -50,7 +50,7 @@ impl Plugin {
         let (_, mut infos) =
             live.call("metrics", budget, |exports, store| exports.swift_metric_metrics().call_metrics(store))?;
         for info in &mut infos {
-            self.check_function(Kind::Metric, &mut info.name, &mut info.summary)?;
+            self.check_function(Kind::Metric, &info.name, &mut info.summary)?;
         }
         Ok(infos)
     }

@@ -96,7 +96,7 @@ impl Plugin {
         let (_, mut infos) =
             live.call("rewards", budget, |exports, store| exports.swift_reward_rewards().call_rewards(store))?;
         for info in &mut infos {
-            self.check_function(Kind::Reward, &mut info.name, &mut info.summary)?;
+            self.check_function(Kind::Reward, &info.name, &mut info.summary)?;
         }
         Ok(infos)
     }

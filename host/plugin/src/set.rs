@@ -171,12 +171,12 @@ impl PluginSet {
     /// The plugins that may answer for `kind`, by standing: given, installed, built in. An installed one that does not load
     /// is among `problems`.
     fn standings(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 3] {
-        let [given, installed] = self.from_outside(kind, problems);
+        let [given, installed] = self.outside(kind, problems);
         [given, installed, self.built_in(kind).collect()]
     }
 
     /// The same without those that are built in.
-    fn from_outside(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 2] {
+    fn outside(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 2] {
         let given = self.given.iter().filter(|plugin| plugin.kinds().contains(&kind)).collect();
         let mut installed = Vec::new();
         for one in self.installed.iter().filter(|one| one.inspection.kinds.contains(&kind)) {
@@ -255,7 +255,7 @@ impl PluginSet {
     pub fn select(&self, config: &str) -> Result<ModelPlugin> {
         let model = describe(config)?;
         let (mut asked, mut problems) = (Vec::new(), self.problems.clone());
-        let [given, installed] = self.from_outside(Kind::Model, &mut problems);
+        let [given, installed] = self.outside(Kind::Model, &mut problems);
         let any_given = !given.is_empty();
         for (plugins, given) in [(given, true), (installed, false)] {
             let mut claiming = Vec::new();

@@ -48,7 +48,7 @@ impl Plugin {
         let (_, mut infos) =
             live.call("templates", budget, |exports, store| exports.swift_template_templates().call_templates(store))?;
         for info in &mut infos {
-            self.check_function(Kind::Template, &mut info.name, &mut info.summary)?;
+            self.check_function(Kind::Template, &info.name, &mut info.summary)?;
         }
         Ok(infos)
     }
