@@ -60,6 +60,7 @@ struct Server {
 }
 
 impl Server {
+    #[allow(clippy::print_stderr, reason = "says why a test is skipped")]
     fn start() -> Option<Self> {
         let tools = std::env::var_os("SWIFT_TEST_TOOLS").map(PathBuf::from);
         let program = tools
