@@ -12,7 +12,8 @@ fn dist(file: &str) -> PathBuf {
 
 /// Small budgets, so that the runaway cases end at once.
 fn host() -> Arc<PluginHost> {
-    let options = PluginOptions { fuel: 20_000_000, memory: 16 << 20, calls: 10_000, cache: None, ..PluginOptions::default() };
+    let options =
+        PluginOptions { fuel: 20_000_000, memory: 16 << 20, calls: 10_000, cache: None, ..PluginOptions::default() };
     Arc::new(PluginHost::new(options).unwrap())
 }
 
@@ -124,10 +125,7 @@ fn what_is_no_plugin_is_refused() {
     let whole = std::fs::read(dist("qwen3.wasm")).unwrap();
     for kept in [0, 3, 8, 9, 100, whole.len() / 2, whole.len() - 1] {
         let error = host().load_bytes("example", None, &whole[..kept]).unwrap_err();
-        assert!(
-            matches!(error, PluginError::NotAComponent { .. } | PluginError::NoKind { .. }),
-            "{kept}: {error:?}"
-        );
+        assert!(matches!(error, PluginError::NotAComponent { .. } | PluginError::NoKind { .. }), "{kept}: {error:?}");
     }
     let missing = host().load(&dist("absent.wasm")).unwrap_err();
     assert!(matches!(&missing, PluginError::Read { path, .. } if path.ends_with("absent.wasm")), "{missing:?}");
