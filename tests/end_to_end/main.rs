@@ -5,6 +5,7 @@ mod bad_input;
 mod devices;
 mod fixture;
 mod plugins_author;
+mod plugins_data;
 mod plugins_registry;
 mod resume;
 

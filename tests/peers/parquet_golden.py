@@ -3,7 +3,8 @@
     python -m venv venv && venv/bin/pip install pyarrow==26.0.1
     venv/bin/python tests/peers/parquet_golden.py plugins/parquet/tests
 
-They are the golden tests of `plugins/parquet`, which are embedded in the component, so they are kept small.
+They are the golden tests of `plugins/parquet`, which are embedded in the component, so they are kept small. Beside them
+`tests/end_to_end/data/alpaca.parquet` is written, rows that a test of the binary trains on.
 """
 
 import base64
@@ -241,7 +242,21 @@ def shards():
     ]
 
 
+def alpaca():
+    """The fixture's rows in alpaca's form, two of them without an answer."""
+    answers = ["xy" * (i % 3 + 1) for i in range(24)]
+    table = pa.table(
+        {
+            "instruction": ["say" for _ in answers] + ["say nothing", "say nothing"],
+            "input": ["abc" * (i % 5 + 1) for i in range(24)] + ["", None],
+            "output": [*answers, "", None],
+        }
+    )
+    return write(table, compression="zstd", row_group_size=10)
+
+
 def main():
+    (Path(__file__).parents[1] / "end_to_end/data/alpaca.parquet").write_bytes(alpaca())
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for cases in [scalars, nested, codecs, layouts, shards]:

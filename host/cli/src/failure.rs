@@ -61,7 +61,10 @@ impl From<swift_hub::HubError> for Failure {
 
 impl From<swift_data::DataError> for Failure {
     fn from(error: swift_data::DataError) -> Self {
-        Self::new(error.to_string(), error.hint())
+        match error {
+            swift_data::DataError::Plugin(error) => (*error).into(),
+            error => Self::new(error.to_string(), error.hint()),
+        }
     }
 }
 

@@ -35,6 +35,12 @@ pub(crate) struct ModelSettings {
 /// How rows become text and tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TemplateSettings {
+    /// A plugin's template; `None`: the checkpoint's own, or that of a given plugin which claims it.
+    pub(crate) name: Option<String>,
+    /// The user's settings for it, a JSON object.
+    pub(crate) config: String,
+    /// A plugin's template that may differ from the checkpoint's own.
+    pub(crate) allow_difference: Option<String>,
     pub(crate) system: Option<String>,
     pub(crate) max_length: Option<usize>,
     pub(crate) truncation: Truncation,
@@ -53,10 +59,20 @@ pub(crate) struct DataSettings {
     pub(crate) split_dataset_ratio: f64,
     pub(crate) shuffle: bool,
     pub(crate) seed: u64,
+    pub(crate) rows: RowSettings,
+    pub(crate) packing: Option<Packing>,
+}
+
+/// How rows are read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RowSettings {
     /// A JSON map.
     pub(crate) columns: Option<String>,
     pub(crate) strict: bool,
-    pub(crate) packing: Option<Packing>,
+    /// Settings of loader plugins, a JSON object.
+    pub(crate) loader_config: String,
+    /// The plugin function that makes canonical rows, and its settings, a JSON object.
+    pub(crate) preprocessor: Option<(String, String)>,
 }
 
 /// Packing of several rows into one sequence.
@@ -134,8 +150,7 @@ pub(crate) struct InferSettings {
     pub(crate) template: TemplateSettings,
     /// Rows to answer; none: chat.
     pub(crate) datasets: Vec<String>,
-    pub(crate) columns: Option<String>,
-    pub(crate) strict: bool,
+    pub(crate) rows: RowSettings,
     pub(crate) val_dataset_sample: Option<usize>,
     /// What is not given follows `generation_config.json`.
     pub(crate) max_new_tokens: Option<usize>,
@@ -181,8 +196,7 @@ pub(crate) fn train(given: &Given, environment: Environment<'_>) -> Result<Train
         split_dataset_ratio: reader.share("split_dataset_ratio")?,
         shuffle: reader.flag("dataset_shuffle")?,
         seed: reader.number("data_seed")?,
-        columns: reader.text("columns")?,
-        strict: reader.flag("strict")?,
+        rows: reader.rows()?,
         packing: reader.packing()?,
     };
     if data.dataset.is_empty() {
@@ -303,8 +317,7 @@ pub(crate) fn infer(given: &Given, environment: Environment<'_>) -> Result<Infer
         model,
         device,
         template,
-        columns: reader.text("columns")?,
-        strict: reader.flag("strict")?,
+        rows: reader.rows()?,
         val_dataset_sample: reader.optional_positive("val_dataset_sample")?,
         max_new_tokens: reader.optional_positive("max_new_tokens")?,
         temperature: reader.optional_at_least_zero("temperature")?,
@@ -352,8 +365,18 @@ pub(crate) fn export(given: &Given, environment: Environment<'_>) -> Result<Expo
 }
 
 /// Arguments an adapter's `args.json` fills in when they are not given.
-const FROM_ADAPTER: &[&str] =
-    &["model", "model_type", "plugin", "system", "use_chat_template", "enable_thinking", "run_date"];
+const FROM_ADAPTER: &[&str] = &[
+    "model",
+    "model_type",
+    "plugin",
+    "system",
+    "template",
+    "template_config",
+    "allow_template_difference",
+    "use_chat_template",
+    "enable_thinking",
+    "run_date",
+];
 
 /// `load_args`: the first adapter's `args.json` gives what the command line does not.
 fn with_adapter_arguments(given: &Given) -> Result<Given> {
@@ -426,6 +449,37 @@ impl Reader<'_> {
         })
     }
 
+    fn rows(&mut self) -> Result<RowSettings> {
+        let loader_config = self.json_object("loader_config")?;
+        let mut config = self.json_object("preprocessor_config")?;
+        let preprocessor = self.text("preprocessor")?;
+        for name in ["model_name", "model_author"] {
+            let texts = self.list(name)?;
+            if !texts.is_empty() {
+                config.insert(name.into(), json!(texts));
+            }
+        }
+        if preprocessor.is_none()
+            && let Some(name) = config.keys().next()
+        {
+            let hint = "name one with `--preprocessor`, such as self-cognition of the plugin `preprocessors`";
+            return Err(UsageError::new(format!("`{name}` is given for a preprocessor, but there is none"), hint));
+        }
+        Ok(RowSettings {
+            columns: self.text("columns")?,
+            strict: self.flag("strict")?,
+            loader_config: Value::Object(loader_config).to_string(),
+            preprocessor: preprocessor.map(|name| (name, Value::Object(config).to_string())),
+        })
+    }
+
+    fn json_object(&mut self, name: &'static str) -> Result<Map<String, Value>> {
+        let text = self.text(name)?.unwrap_or_default();
+        serde_json::from_str(&text).map_err(|error| {
+            UsageError::new(format!("--{name} is not a JSON object: {error}"), r#"write it as '{"key": "value"}'"#)
+        })
+    }
+
     fn template(&mut self, pretraining: bool) -> Result<TemplateSettings> {
         let training = matches!(self.given.verb, Verb::Sft | Verb::Pt);
         let (truncation, loss_scale) = if training {
@@ -435,7 +489,15 @@ impl Reader<'_> {
         };
         let loss_scale = loss_scale.unwrap_or_else(|| if pretraining { "all" } else { "default" }.into());
         let use_chat_template = self.optional_flag("use_chat_template")?.unwrap_or(!pretraining);
+        let name = self.text("template")?;
+        if name.is_some() && !use_chat_template {
+            let hint = "leave --template out, or add `--use_chat_template true`";
+            return Err(UsageError::new("--template is given, but rows are used as plain text", hint));
+        }
         let settings = TemplateSettings {
+            name,
+            config: Value::Object(self.json_object("template_config")?).to_string(),
+            allow_difference: self.text("allow_template_difference")?,
             system: self.system()?,
             max_length: self.optional_positive("max_length")?,
             truncation: Truncation::parse(&truncation).map_err(|e| UsageError::new(e.to_string(), e.hint()))?,

@@ -435,8 +435,6 @@ pub(crate) const TOPICS: &[Topic] = &[
             "label_names",
             "length_column_name",
             "load_data_args",
-            "model_author",
-            "model_name",
             "remove_unused_columns",
             "sortish_sampler",
             "train_sampling_strategy",
@@ -461,7 +459,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     },
     Topic {
         name: "other templates",
-        instead: "the checkpoint's own chat template is used, or that of a `--plugin`",
+        instead: "the checkpoint's own chat template is used, or a plugin's: `--template`",
         arguments: &[
             "add_non_thinking_prefix",
             "agent_template",
@@ -469,7 +467,6 @@ pub(crate) const TOPICS: &[Topic] = &[
             "is_binary_loss_scale",
             "preserve_thinking",
             "response_prefix",
-            "template",
             "template_backend",
         ],
     },

@@ -2,10 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use rayon::prelude::*;
 use swift_data::{
-    ColumnMap, DatasetSpec, EncodeOptions, Encoder, Ledger, LoadOptions, Row, Stream, load, pack, permutation,
-    split_validation,
+    ChatTemplate, ColumnMap, Dataset, DatasetSpec, EncodeOptions, Encoded, Encoder, Ledger, LoadOptions,
+    PluginTemplate, Row, Stream, find_loader, find_preprocessor, load, load_with, pack, permutation, split_validation,
 };
 use swift_graph::{Checkpoint, Graph, StorageType, simplify::simplify};
 use swift_hub::Model;
@@ -15,7 +14,7 @@ use swift_train::{Sample, Sequence, manifest::Source};
 use crate::{
     failure::Failure,
     plugins::Plugins,
-    settings::{DataSettings, ModelSettings, TemplateSettings},
+    settings::{DataSettings, ModelSettings, RowSettings, TemplateSettings},
 };
 
 /// A model with its graph.
@@ -66,16 +65,20 @@ pub(crate) fn storage_type(name: &str) -> Option<StorageType> {
     }
 }
 
-/// An encoder for the model; `run_date` is the date templates see.
+/// An encoder for the model; `run_date` is the date templates see. A plugin's template must give the text of the
+/// checkpoint's own, unless the user said that this one need not.
 pub(crate) fn encoder(
     model: &Model,
     settings: &TemplateSettings,
     strict: bool,
     run_date: &str,
+    plugins: &Plugins,
 ) -> Result<Encoder, Failure> {
     let date: jiff::civil::Date = run_date
         .parse()
         .map_err(|e| Failure::new(format!("--run_date {run_date} is not a date: {e}"), "write it as YYYY-MM-DD"))?;
+    // Templates ask for a date, some for the time too: noon is as good as any, and it never changes.
+    let now = Some(date.at(12, 0, 0, 0));
     let options = EncodeOptions {
         system: settings.system.clone(),
         loss_scale: settings.loss_scale,
@@ -85,8 +88,63 @@ pub(crate) fn encoder(
         use_chat_template: settings.use_chat_template,
         strict,
     };
-    // Templates ask for a date, some for the time too: noon is as good as any, and it never changes.
-    Ok(Encoder::new(model, Some(date.at(12, 0, 0, 0)), options)?)
+    let (name, config) = (settings.name.as_deref(), settings.config.as_str());
+    let plugin = match settings.use_chat_template {
+        true => PluginTemplate::find(&plugins.set, name, model, config, Some(date.to_string()))?,
+        false => None,
+    };
+    let allowed = settings.allow_difference.as_deref();
+    if let Some(allowed) = allowed.filter(|allowed| plugin.as_ref().is_none_or(|plugin| plugin.name() != *allowed)) {
+        let hint = "leave it out, or give the template's plugin with --plugin and its name with --template";
+        return Err(Failure::new(format!("--allow_template_difference: `{allowed}` is not the template in use"), hint));
+    }
+    let Some(plugin) = plugin else {
+        if config != "{}" {
+            let hint = "leave it out, or name a plugin's template with --template";
+            return Err(Failure::new("--template_config is given, but the checkpoint's own template is used", hint));
+        }
+        return Ok(Encoder::new(model, now, options)?);
+    };
+    plugins.uses(plugin.template().plugin())?;
+    if let Some(source) = model.chat_template.as_ref().filter(|_| allowed.is_none()) {
+        plugin.check(&ChatTemplate::new(source, model.special_tokens.named(), now)?)?;
+    }
+    Ok(Encoder::with_plugin(model, plugin, options)?)
+}
+
+/// How the rows of this command are read.
+pub(crate) fn load_options(settings: &RowSettings, data_seed: u64, plugins: &Plugins) -> Result<LoadOptions, Failure> {
+    let preprocessor = match &settings.preprocessor {
+        None => None,
+        Some((name, config)) => {
+            let preprocessor = find_preprocessor(&plugins.set, name, config)?;
+            plugins.uses(preprocessor.plugin())?;
+            Some(preprocessor)
+        }
+    };
+    Ok(LoadOptions {
+        columns: settings.columns.as_deref().map(ColumnMap::parse).transpose()?.unwrap_or_default(),
+        disable_auto_column_mapping: false,
+        strict: settings.strict,
+        data_seed,
+        preprocessor,
+    })
+}
+
+/// Reads a dataset, through a loader if one is named or needed; says whether one was.
+pub(crate) fn dataset(
+    spec: &DatasetSpec,
+    settings: &RowSettings,
+    options: &LoadOptions,
+    plugins: &Plugins,
+) -> Result<(Dataset, bool), Failure> {
+    match find_loader(&plugins.set, spec)? {
+        None => Ok((load(spec, options)?, false)),
+        Some(loader) => {
+            plugins.uses(loader.plugin())?;
+            Ok((load_with(&loader, spec, &settings.loader_config, options)?, true))
+        }
+    }
 }
 
 /// Encoded training and validation samples, with an account of every row.
@@ -98,18 +156,13 @@ pub(crate) struct Samples {
 }
 
 /// Loads, splits, encodes, shuffles and packs.
-pub(crate) fn samples(settings: &DataSettings, encoder: &Encoder) -> Result<Samples, Failure> {
-    let options = LoadOptions {
-        columns: settings.columns.as_deref().map(ColumnMap::parse).transpose()?.unwrap_or_default(),
-        disable_auto_column_mapping: false,
-        strict: settings.strict,
-        data_seed: settings.seed,
-    };
+pub(crate) fn samples(settings: &DataSettings, encoder: &Encoder, plugins: &Plugins) -> Result<Samples, Failure> {
+    let options = load_options(&settings.rows, settings.seed, plugins)?;
     let (mut train, mut evaluation) = (Vec::new(), Vec::new());
     let (mut ledgers, mut sources) = (Vec::new(), Vec::new());
     let named = settings.dataset.iter().map(|text| (text, false));
     for (text, validation) in named.chain(settings.val_dataset.iter().map(|text| (text, true))) {
-        let dataset = load(&DatasetSpec::parse(text)?, &options)?;
+        let (dataset, _) = dataset(&DatasetSpec::parse(text)?, &settings.rows, &options, plugins)?;
         let mut ledger = dataset.ledger;
         sources.push(Source { name: text.clone(), sha256: dataset.digest, rows: Some(ledger.read as u64) });
         if validation {
@@ -147,31 +200,10 @@ pub(crate) fn samples(settings: &DataSettings, encoder: &Encoder) -> Result<Samp
 
 /// Encodes rows in parallel, each with its origin.
 fn encode(encoder: &Encoder, rows: &[Row], ledger: &mut Ledger) -> Result<Vec<Sequence>, Failure> {
-    let encoded: Vec<_> = rows
-        .par_iter()
-        .map(|row| {
-            let mut account = Ledger { kept: 1, ..Ledger::new("") };
-            let sequences = encoder.encode_rows(std::slice::from_ref(row), &mut account)?;
-            Ok((sequences, account))
-        })
-        .collect::<Result<_, swift_data::DataError>>()?;
-    let mut sequences = Vec::new();
-    for (row, (parts, account)) in rows.iter().zip(encoded) {
-        ledger.truncated += account.truncated;
-        for (reason, dropped) in account.dropped {
-            ledger.kept = ledger.kept.saturating_sub(dropped.count);
-            let all = ledger.dropped.entry(reason).or_default();
-            all.count += dropped.count;
-            if all.examples.len() < 5 {
-                all.examples.extend(dropped.examples);
-            }
-        }
-        let origin = row.origin.to_string();
-        sequences.extend(parts.into_iter().map(|part| Sequence {
-            tokens: part.tokens,
-            weights: part.weights,
-            origin: origin.clone(),
-        }));
-    }
-    Ok(sequences)
+    let sequence = |(index, encoded): (usize, Encoded)| Sequence {
+        tokens: encoded.tokens,
+        weights: encoded.weights,
+        origin: rows[index].origin.to_string(),
+    };
+    Ok(encoder.encode_rows(rows, ledger)?.into_iter().map(sequence).collect())
 }

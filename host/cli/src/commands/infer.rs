@@ -14,9 +14,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Map;
-use swift_data::{ColumnMap, DatasetSpec, Encoder, LoadOptions, Row, load};
+use swift_data::{DatasetSpec, Encoder, Row};
 use swift_engine::{InferSession, Placement};
-use swift_hub::peft;
+use swift_graph::Graph;
+use swift_hub::{Model, peft};
 use swift_infer::{
     Command, Conversation, Event, FinishReason, GenerationFlags, GenerationSettings, Generator, InferError, Request,
     chat,
@@ -24,7 +25,7 @@ use swift_infer::{
 };
 
 use super::{assemble, assemble::Traced, placement, set_threads};
-use crate::{failure::FAILED, failure::Failure, render, settings::InferSettings};
+use crate::{failure::FAILED, failure::Failure, plugins::Plugins, render, settings::InferSettings};
 
 impl From<InferError> for Failure {
     fn from(error: InferError) -> Self {
@@ -49,12 +50,15 @@ pub(crate) fn run(settings: &InferSettings) -> Result<(), Failure> {
     let today = || jiff::ZonedDateTime::now().strftime("%Y-%m-%d").to_string();
     let date = settings.template.run_date.clone().unwrap_or_else(today);
     let model = traced.model.clone();
+    let Traced { graph, plugins, .. } = traced;
+    let encoder = assemble::encoder(&model, &settings.template, settings.rows.strict, &date, &plugins)?;
     let mut job = Job {
         settings,
-        encoder: assemble::encoder(&model, &settings.template, settings.strict, &date)?,
-        generation: GenerationSettings::resolve(&flags(settings), &model.generation)?,
+        generation: GenerationSettings::resolve(&flags(settings, encoder.stops()), &model.generation)?,
+        encoder,
+        plugins,
         generator: Generator::new(
-            session(traced, &settings.model.adapters, &placed.placement)?,
+            session(graph, model.clone(), &settings.model.adapters, &placed.placement)?,
             model.tokenizer()?.clone(),
             model.eos_token_ids.clone(),
             model.max_length,
@@ -65,12 +69,17 @@ pub(crate) fn run(settings: &InferSettings) -> Result<(), Failure> {
 }
 
 /// The model's session with its adapter, if there is one.
-fn session(traced: Traced, adapters: &[PathBuf], placement: &Placement) -> Result<InferSession, Failure> {
+fn session(
+    graph: Graph,
+    model: Arc<Model>,
+    adapters: &[PathBuf],
+    placement: &Placement,
+) -> Result<InferSession, Failure> {
     match adapters {
-        [] => Ok(InferSession::new(traced.graph, traced.model, placement)?),
+        [] => Ok(InferSession::new(graph, model, placement)?),
         [folder] => {
-            let adapted = peft::Adapter::open(folder)?.apply(&traced.graph, &traced.model.weights)?;
-            let mut session = InferSession::new(adapted.graph, traced.model, placement)?;
+            let adapted = peft::Adapter::open(folder)?.apply(&graph, &model.weights)?;
+            let mut session = InferSession::new(adapted.graph, model, placement)?;
             for (name, values) in &adapted.values {
                 session.set_values(name, values)?;
             }
@@ -83,7 +92,7 @@ fn session(traced: Traced, adapters: &[PathBuf], placement: &Placement) -> Resul
     }
 }
 
-fn flags(settings: &InferSettings) -> GenerationFlags {
+fn flags(settings: &InferSettings, stops: &[String]) -> GenerationFlags {
     GenerationFlags {
         temperature: settings.temperature,
         top_k: settings.top_k.map(|k| k as u64),
@@ -91,7 +100,7 @@ fn flags(settings: &InferSettings) -> GenerationFlags {
         min_p: settings.min_p,
         repetition_penalty: settings.repetition_penalty,
         max_new_tokens: settings.max_new_tokens.map(|n| n as u64),
-        stop_words: settings.stop_words.clone(),
+        stop_words: settings.stop_words.iter().chain(stops).cloned().collect(),
         seed: settings.seed,
     }
 }
@@ -115,6 +124,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 struct Job<'a> {
     settings: &'a InferSettings,
     encoder: Encoder,
+    plugins: Plugins,
     generation: GenerationSettings,
     generator: Generator,
     stop: Arc<AtomicBool>,
@@ -330,22 +340,18 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// All rows, and the columns of their files as they stand there.
+    /// All rows, and the columns of their files as they stand there; a loader's rows have none.
     fn rows(&self) -> Result<(Vec<Row>, HashMap<String, FileColumns>), Failure> {
-        let options = LoadOptions {
-            columns: self.settings.columns.as_deref().map(ColumnMap::parse).transpose()?.unwrap_or_default(),
-            disable_auto_column_mapping: false,
-            strict: self.settings.strict,
-            data_seed: self.settings.seed,
-        };
+        let options = assemble::load_options(&self.settings.rows, self.settings.seed, &self.plugins)?;
         let (mut rows, mut columns) = (Vec::new(), HashMap::new());
         for text in &self.settings.datasets {
             let spec = DatasetSpec::parse(text)?;
-            let dataset = load(&spec, &options)?;
+            let (dataset, by_loader) = assemble::dataset(&spec, &self.settings.rows, &options, &self.plugins)?;
             if dataset.ledger.dropped_rows() > 0 {
                 render::warning(&dataset.ledger.to_string());
             }
-            columns.insert(spec.path.display().to_string(), raw_columns(&spec.path)?);
+            let raw = if by_loader { HashMap::new() } else { raw_columns(&spec.path)? };
+            columns.insert(spec.path.display().to_string(), raw);
             rows.extend(dataset.rows);
         }
         rows.truncate(self.settings.val_dataset_sample.unwrap_or(usize::MAX));

@@ -88,8 +88,8 @@ fn train(command: &str, settings: &TrainSettings) -> Result<(), Failure> {
         (None, Some(before)) => before.run_date.clone(),
         (None, None) => started.strftime("%Y-%m-%d").to_string(),
     };
-    let encoder = assemble::encoder(model, &settings.template, settings.data.strict, &run_date)?;
-    let samples = assemble::samples(&settings.data, &encoder)?;
+    let encoder = assemble::encoder(model, &settings.template, settings.data.rows.strict, &run_date, &traced.plugins)?;
+    let samples = assemble::samples(&settings.data, &encoder, &traced.plugins)?;
     for ledger in &samples.ledgers {
         render::note(&ledger.to_string());
     }
