@@ -7,14 +7,13 @@
     venv/bin/python tests/peers/plugin_golden.py wheel/ms_swift-4.6.0-py3-none-any.whl
 
 Writes plugins/rewards/tests/*.json and plugins/metrics/tests/*.json, which are part of the components and run by
-`cargo xtask plugins`' tests and by `swift plugin test`. Nothing of ms-swift is installed or copied: its two files with
+host/plugin/tests/first_party.rs and by `swift plugin test`. Nothing of ms-swift is installed or copied: its two files with
 the rewards and the metrics are read out of the wheel and run beside stand-ins for what they import.
 
 Files whose names end in `_differs` hold what swift answers where it differs on purpose (docs/plugins/rewards.md); the
 script checks that the reference really answers otherwise.
 """
 
-import importlib.util
 import json
 import math
 import random
@@ -284,9 +283,8 @@ def rewards(wheel):
 
     answers = ["1", "1.0", "-1", r"\frac{1}{2}", r"\dfrac{1}{2}", "0.5", r"\frac{2}{4}", "2^{3}", "8", r"2 \cdot 4", "x + 1",
                r"\text{yes}", "1,234", "1234", "{5}", "5", "(1, 2)", "(1,2)", "3 + 4", "7", r"-\frac{1}{2}", "-0.5"]
-    frames = ["{}", r"so \boxed{{{}}} it is", "thinking\n# Answer\n{}\n", r"\({}\)", r"\[ {} \]", r"\boxed{{{}}} or \boxed{{0}}"]
-    frame = lambda: (lambda text: text.replace("{{", "{").replace("}}", "}"))
-    put = lambda where, what: where.replace("{}", what, 1) if "{{" not in where else where.replace("{{{}}}", "{" + what + "}").replace("{{0}}", "{0}")
+    frames = ["@", r"so \boxed{@} it is", "thinking\n# Answer\n@\n", r"\(@\)", r"\[ @ \]", r"\boxed{@} or \boxed{0}"]
+    put = lambda frame, answer: frame.replace("@", answer)
     pairs = [(put(rng.choice(frames), one), put(rng.choice(frames[:3]), two)) for one in answers for two in answers
              if one == two or rng.random() < 0.35]
     pairs += [("", ""), (r"\boxed{1", r"\boxed{1"), (r"\boxed{\frac{1}{2}} x", r"\boxed{0.5"), ("1 # Answer 2 # Answer 3", "2")]

@@ -28,18 +28,12 @@ pub(crate) fn sentence_bleu(hypothesis: &[u32], references: &[Vec<u32>]) -> f64 
 /// How many n-grams of the hypothesis stand in a reference, each at most as often as there; and how many it has, at
 /// least 1.
 fn clipped(hypothesis: &[u32], references: &[Vec<u32>], size: usize) -> (usize, usize) {
-    let said = ngrams(hypothesis, size);
     let wanted: Vec<_> = references.iter().map(|reference| ngrams(reference, size)).collect();
-    let found = said.chunk_by(|one, two| one == two).map(|same| {
-        let most = wanted.iter().map(|reference| count(reference, same[0])).max();
-        same.len().min(most.unwrap_or(0))
+    let found = ngrams(hypothesis, size).into_iter().map(|(ngram, count)| {
+        let most = wanted.iter().filter_map(|reference| reference.get(ngram)).max();
+        count.min(most.copied().unwrap_or(0))
     });
-    (found.sum(), said.len().max(1))
-}
-
-fn count(sorted: &[&[u32]], ngram: &[u32]) -> usize {
-    let start = sorted.partition_point(|one| *one < ngram);
-    sorted[start..].iter().take_while(|one| **one == ngram).count()
+    (found.sum(), (hypothesis.len() + 1).saturating_sub(size).max(1))
 }
 
 /// 1 for a hypothesis longer than the reference that is closest in length (of two equally close the shorter).

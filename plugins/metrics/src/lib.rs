@@ -168,8 +168,10 @@ impl Metric for ExactMatch {
     }
 }
 
+type Words<'a> = Vec<&'a str>;
+
 /// The words of a prediction and of its references that are not empty; `None` if no reference is left.
-fn worded(example: &Example) -> Result<Option<(Vec<&str>, Vec<Vec<&str>>)>> {
+fn worded(example: &Example) -> Result<Option<(Words<'_>, Vec<Words<'_>>)>> {
     let mut references = Vec::new();
     for reference in &example.references {
         let words = tokens::tokens(reference.text()?);

@@ -3,7 +3,7 @@
 //!
 //! It cuts a text at every `.` into sentences and at white space into words. Both sides count each n-gram or word once.
 
-use crate::words::{Numbering, unique, words};
+use crate::words::{Numbering, ngrams, words};
 
 /// A text as sentences of numbered words.
 pub(crate) struct Sentences(Vec<Vec<u32>>);
@@ -31,8 +31,8 @@ impl Sentences {
 #[allow(dead_code, reason = "the rewards, which share this file, need only ROUGE-L")]
 pub(crate) fn rouge_n(hypothesis: &Sentences, reference: &Sentences, size: usize) -> f64 {
     let (said, wanted) = (hypothesis.words(), reference.words());
-    let (said, wanted) = (unique(&said, size), unique(&wanted, size));
-    let common = said.iter().filter(|ngram| wanted.binary_search(ngram).is_ok()).count();
+    let (said, wanted) = (ngrams(&said, size), ngrams(&wanted, size));
+    let common = said.keys().filter(|ngram| wanted.contains_key(*ngram)).count();
     f1(common, said.len(), wanted.len())
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn rouge_l(hypothesis: &Sentences, reference: &Sentences) -> f64 {
             common_subsequence(wanted, said, &mut common);
         }
     }
-    let count = |words: &[u32]| unique(words, 1).len();
+    let count = |words: &[u32]| ngrams(words, 1).len();
     f1(count(&common), count(&hypothesis.words()), count(&reference.words()))
 }
 

@@ -31,7 +31,7 @@ impl<'a> Numbering<'a> {
 }
 
 /// The hash of Fowler, Noll and Vo, which is small. Texts made to collide only make their own call run out of fuel.
-struct Fnv(u64);
+pub(crate) struct Fnv(u64);
 
 impl Default for Fnv {
     fn default() -> Self {
@@ -51,17 +51,12 @@ impl Hasher for Fnv {
     }
 }
 
-/// The n-grams in order.
-pub(crate) fn ngrams(words: &[u32], size: usize) -> Vec<&[u32]> {
-    let mut ngrams: Vec<_> = words.windows(size).collect();
-    ngrams.sort_unstable();
-    ngrams
-}
-
-/// Each n-gram once, in order.
-pub(crate) fn unique(words: &[u32], size: usize) -> Vec<&[u32]> {
-    let mut ngrams = ngrams(words, size);
-    ngrams.dedup();
+/// N-grams, and how often each stands in the words.
+pub(crate) fn ngrams(words: &[u32], size: usize) -> HashMap<&[u32], usize, BuildHasherDefault<Fnv>> {
+    let mut ngrams = HashMap::default();
+    for ngram in words.windows(size) {
+        *ngrams.entry(ngram).or_insert(0) += 1;
+    }
     ngrams
 }
 
@@ -74,9 +69,10 @@ mod tests {
         let mut numbering = Numbering::default();
         let numbers: Vec<u32> = words("a b\u{1f}a\u{3000} c").map(|word| numbering.number(word)).collect();
         assert_eq!(numbers, [0, 1, 0, 2]);
-        assert_eq!(unique(&numbers, 1), [[0], [1], [2]]);
-        assert_eq!(ngrams(&numbers, 2), [[0, 1], [0, 2], [1, 0]]);
-        assert!(unique(&numbers, 5).is_empty());
+        let count = |ngram: &[u32]| ngrams(&numbers, ngram.len()).get(ngram).copied();
+        assert_eq!((count(&[0]), count(&[1]), count(&[3])), (Some(2), Some(1), None));
+        assert_eq!((count(&[1, 0]), count(&[2, 0])), (Some(1), None));
+        assert!(ngrams(&numbers, 5).is_empty());
         assert_eq!(strip("\u{1c} a \n"), "a");
     }
 }

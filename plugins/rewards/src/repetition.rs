@@ -1,13 +1,13 @@
 //! How often a completion says the same again.
 
-use crate::words::{Numbering, unique, words};
+use crate::words::{Numbering, ngrams, words};
 
 /// The share of repeated n-grams of lower-cased words, between 0 (none repeated, or fewer than `size` words) and 1.
 ///
 /// Words are what white space separates. A text in a script without spaces, such as Chinese, is one word or a few, and
 /// almost always gets 0.
 pub(crate) fn repeated(text: &str, size: usize) -> f64 {
-    if words(text).count() < size {
+    if words(text).take(size).count() < size {
         return 0.0;
     }
     let text = text.to_lowercase();
@@ -15,7 +15,7 @@ pub(crate) fn repeated(text: &str, size: usize) -> f64 {
     let words: Vec<u32> = words(&text).map(|word| numbering.number(word)).collect();
     match (words.len() + 1).checked_sub(size) {
         None | Some(0) => 0.0,
-        Some(total) => 1.0 - unique(&words, size).len() as f64 / total as f64,
+        Some(total) => 1.0 - ngrams(&words, size).len() as f64 / total as f64,
     }
 }
 

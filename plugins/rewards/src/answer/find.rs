@@ -17,7 +17,13 @@ pub(crate) fn anywhere(text: &str) -> Option<Answer> {
         .or_else(|| last([at.search(concluded, latex), framed(&at), boxed(&at), at.search(concluding, plain)]))
         .or_else(|| last([at.search(labelled, latex), at.search(labelled_plainly, expected)]))
         .or_else(|| last([at.search(called, latex), at.search(called_plainly, expected)]))
-        .or_else(|| last([at.scan(latex), at.scan(|p| at.lone_expression(p)), at.scan(|p| at.lone_number(p))]))?;
+        .or_else(|| {
+            last([
+                at.scan(Text::starts_latex, latex),
+                at.scan(Text::starts_plain, |p| at.lone_expression(p)),
+                at.scan(Text::starts_plain, |p| at.lone_number(p)),
+            ])
+        })?;
     Answer::new(&place.text)
 }
 
@@ -48,7 +54,7 @@ fn boxed(at: &Text<'_>) -> Option<Place> {
 /// The last piece of LaTeX with a box inside: all its boxes.
 fn framed(at: &Text<'_>) -> Option<Place> {
     at.boxed()?;
-    at.scan(|p| at.framed(p)).map(|place| unboxed(place, false))
+    at.scan(Text::starts_latex, |p| at.framed(p)).map(|place| unboxed(place, false))
 }
 
 /// The contents of the boxes of a place.

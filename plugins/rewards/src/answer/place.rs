@@ -160,15 +160,37 @@ impl<'a> Text<'a> {
         last
     }
 
-    /// As [`Text::search`], with no sign before the place.
-    pub(super) fn scan(&self, place: impl Fn(usize) -> Option<Place>) -> Option<Place> {
+    /// As [`Text::search`], with no sign before the place, which can only start where `starts` says so.
+    pub(super) fn scan(
+        &self,
+        starts: impl Fn(&Self, usize) -> bool,
+        place: impl Fn(usize) -> Option<Place>,
+    ) -> Option<Place> {
         let (mut last, mut p) = (None, 0);
         while p < self.text.len() {
+            if !starts(self, p) {
+                p += 1;
+                continue;
+            }
             let found = place(p);
             p = found.as_ref().map_or(p + 1, |found| found.end.max(p + 1));
             last = found.or(last);
         }
         last
+    }
+
+    /// Whether a piece of LaTeX may start here.
+    pub(super) fn starts_latex(&self, p: usize) -> bool {
+        match self.byte(p) {
+            b'$' | b'\\' | b'-' => true,
+            b' ' | b'\t'..=b'\r' => self.byte(p + 1) == b'[',
+            _ => false,
+        }
+    }
+
+    /// Whether a number or an expression may start here or behind this character.
+    pub(super) fn starts_plain(&self, p: usize) -> bool {
+        p == 0 || self.is_space(p) || self.is_equals_sign(p)
     }
 
     /// `place`, if `I hope` follows.
@@ -323,7 +345,7 @@ impl<'a> Text<'a> {
     /// Behind the start of the text, a space or an equals sign, and `**`.
     fn prefixed(&self, p: usize, inner: impl Fn(usize) -> Option<Place>) -> Option<Place> {
         let stars = |p: usize| if self.starts(p, b"**") { p + 2 } else { p };
-        if (self.is_space(p) || self.byte(p) == b'=')
+        if (self.is_space(p) || self.is_equals_sign(p))
             && let Some(place) = inner(stars(p + 1))
         {
             return Some(place);
