@@ -1,5 +1,6 @@
 //! A reward: how many of the solution's words the completion has.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use swift_sdk::reward::{Outcome, Reward, Sample, State};
@@ -10,11 +11,15 @@ struct Overlap {
 }
 
 impl Overlap {
-    /// The distinct words of a text.
-    fn words(&self, text: &str) -> BTreeSet<String> {
-        let word = |word: &str| if self.lowercase { word.to_ascii_lowercase() } else { word.to_owned() };
-        text.split_ascii_whitespace().map(word).collect()
+    /// The text in the case in which words are compared.
+    fn cased<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.lowercase { text.to_ascii_lowercase().into() } else { text.into() }
     }
+}
+
+/// The words of a text: what stands between spaces, tabs and ends of lines.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c.is_ascii_whitespace() || c == '\u{b}').filter(|word| !word.is_empty())
 }
 
 impl Reward for Overlap {
@@ -26,12 +31,17 @@ impl Reward for Overlap {
     }
 
     fn score(&self, sample: &Sample, _state: &State) -> Outcome {
-        let wanted = self.words(sample.solution.as_deref().unwrap_or_default());
-        if wanted.is_empty() {
+        let (solution, completion) =
+            (self.cased(sample.solution.as_deref().unwrap_or_default()), self.cased(&sample.completion));
+        let mut missing: BTreeSet<&str> = words(&solution).collect();
+        let wanted = missing.len();
+        if wanted == 0 {
             return Outcome::NoScore;
         }
-        let said = self.words(&sample.completion);
-        Outcome::Score(wanted.intersection(&said).count() as f64 / wanted.len() as f64)
+        for word in words(&completion) {
+            missing.remove(word);
+        }
+        Outcome::Score((wanted - missing.len()) as f64 / wanted as f64)
     }
 }
 
