@@ -129,6 +129,7 @@ pub struct Encoder {
 }
 
 /// What makes text of a conversation.
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a run")]
 enum Template {
     /// The checkpoint's own.
     Own(ChatTemplate),
