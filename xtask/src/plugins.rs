@@ -24,7 +24,7 @@ const LARGEST: usize = 100;
 /// Plugins that may be larger, how large, and why.
 const LARGER: &[(&str, usize, &str)] = &[
     ("chatml", 150, "it prints numbers as Python does"),
-    ("parquet", 1400, "it decompresses six codecs"),
+    ("parquet", 1024, "it decompresses six codecs"),
     ("rewards", 160, "eight functions, one of which reads mathematics"),
 ];
 

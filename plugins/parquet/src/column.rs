@@ -1,167 +1,190 @@
-//! One column of a row group: its values and levels, some rows at a time.
+//! One column of a row group: entries with their levels, and values, one after another over all its pages.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use parquet::column::reader::{ColumnReader, get_column_reader};
-use parquet::data_type::{ByteArray, FixedLenByteArray, Int96};
-use parquet::errors::Result;
+use bytes::Bytes;
+use parquet::basic::Encoding;
+use parquet::column::page::Page;
 use parquet::file::metadata::ColumnChunkMetaData;
 
+use crate::bits::{Hybrid, width_for};
+use crate::decoder::{self, Decoder, Stored, Value};
 use crate::pages::Pages;
 use crate::source::RangeFile;
 use crate::value::{self, Fault, Scalar};
 
-enum Values {
-    Boolean(Vec<bool>),
-    Int32(Vec<i32>),
-    Int64(Vec<i64>),
-    Int96(Vec<Int96>),
-    Float(Vec<f32>),
-    Double(Vec<f64>),
-    Bytes(Vec<ByteArray>),
-    Fixed(Vec<FixedLenByteArray>),
-}
+const LEVELS: &str = "damaged levels of a page";
+
+/// Definition and repetition level of an entry.
+type Levels = (i16, i16);
 
 pub(crate) struct Column {
-    reader: ColumnReader,
+    pages: Pages,
+    stored: Stored,
     scalar: Scalar,
     max_definition: i16,
     max_repetition: i16,
-    values: Values,
-    definitions: Vec<i16>,
-    repetitions: Vec<i16>,
-    /// Levels that were read, and those that were taken. Without levels, values.
-    levels: usize,
-    at_level: usize,
-    at_value: usize,
-}
-
-/// Runs the same code for every type of column.
-macro_rules! each {
-    ($column:expr, |$reader:ident, $values:ident| $body:expr) => {
-        match (&mut $column.reader, &mut $column.values) {
-            (ColumnReader::BoolColumnReader($reader), Values::Boolean($values)) => $body,
-            (ColumnReader::Int32ColumnReader($reader), Values::Int32($values)) => $body,
-            (ColumnReader::Int64ColumnReader($reader), Values::Int64($values)) => $body,
-            (ColumnReader::Int96ColumnReader($reader), Values::Int96($values)) => $body,
-            (ColumnReader::FloatColumnReader($reader), Values::Float($values)) => $body,
-            (ColumnReader::DoubleColumnReader($reader), Values::Double($values)) => $body,
-            (ColumnReader::ByteArrayColumnReader($reader), Values::Bytes($values)) => $body,
-            (ColumnReader::FixedLenByteArrayColumnReader($reader), Values::Fixed($values)) => $body,
-            _ => unreachable!("values are made for their reader"),
-        }
-    };
+    dictionary: Option<Rc<Vec<Value>>>,
+    /// Of the page: its levels, if it has any, its values, and how many entries it still has.
+    definitions: Option<Hybrid>,
+    repetitions: Option<Hybrid>,
+    values: Option<Decoder>,
+    left: u32,
+    /// The entry that comes next, once it was looked at.
+    next: Option<Levels>,
+    /// How many entries were taken.
+    taken: u64,
 }
 
 impl Column {
-    pub(crate) fn open(file: Arc<RangeFile>, chunk: &ColumnChunkMetaData, rows: usize, scalar: Scalar) -> Result<Self> {
-        let pages = Box::new(Pages::new(file, chunk, rows)?);
-        let descriptor = chunk.column_descr_ptr();
-        let (max_definition, max_repetition) = (descriptor.max_def_level(), descriptor.max_rep_level());
-        let reader = get_column_reader(descriptor, pages);
-        let values = match &reader {
-            ColumnReader::BoolColumnReader(_) => Values::Boolean(Vec::new()),
-            ColumnReader::Int32ColumnReader(_) => Values::Int32(Vec::new()),
-            ColumnReader::Int64ColumnReader(_) => Values::Int64(Vec::new()),
-            ColumnReader::Int96ColumnReader(_) => Values::Int96(Vec::new()),
-            ColumnReader::FloatColumnReader(_) => Values::Float(Vec::new()),
-            ColumnReader::DoubleColumnReader(_) => Values::Double(Vec::new()),
-            ColumnReader::ByteArrayColumnReader(_) => Values::Bytes(Vec::new()),
-            ColumnReader::FixedLenByteArrayColumnReader(_) => Values::Fixed(Vec::new()),
-        };
+    pub(crate) fn open(
+        file: Arc<RangeFile>,
+        chunk: &ColumnChunkMetaData,
+        rows: usize,
+        scalar: Scalar,
+    ) -> Result<Self, String> {
+        let descriptor = chunk.column_descr();
         Ok(Self {
-            reader,
+            pages: Pages::new(file, chunk, rows)?,
+            stored: Stored {
+                physical: descriptor.physical_type(),
+                length: usize::try_from(descriptor.type_length()).unwrap_or(0),
+            },
             scalar,
-            max_definition,
-            max_repetition,
-            values,
-            definitions: Vec::new(),
-            repetitions: Vec::new(),
-            levels: 0,
-            at_level: 0,
-            at_value: 0,
+            max_definition: descriptor.max_def_level(),
+            max_repetition: descriptor.max_rep_level(),
+            dictionary: None,
+            definitions: None,
+            repetitions: None,
+            values: None,
+            left: 0,
+            next: None,
+            taken: 0,
         })
     }
 
-    /// Passes over rows without making anything of them; answers how many there were.
-    pub(crate) fn skip(&mut self, rows: usize) -> Result<usize> {
-        each!(self, |reader, _values| reader.skip_records(rows))
+    /// Goes to the next page of data; false after the last.
+    fn turn(&mut self) -> Result<bool, String> {
+        let (mut data, count, encoding) = match self.pages.next()? {
+            None => return Ok(false),
+            Some(Page::DictionaryPage { buf, num_values, .. }) => {
+                let values = decoder::dictionary(buf, num_values as usize, self.stored);
+                self.dictionary = Some(Rc::new(values.ok_or("a damaged dictionary")?));
+                return Ok(true);
+            }
+            Some(Page::DataPage { mut buf, num_values, encoding, def_level_encoding, rep_level_encoding, .. }) => {
+                let levels = |data: &mut Bytes, most: i16, form: Encoding| match (most, form) {
+                    (0, _) => Ok(None),
+                    (_, Encoding::RLE) => {
+                        Hybrid::with_length(data, width_for(most)).map(Some).ok_or_else(|| LEVELS.to_owned())
+                    }
+                    (_, form) => Err(format!("levels of the old encoding {form} are not read")),
+                };
+                self.repetitions = levels(&mut buf, self.max_repetition, rep_level_encoding)?;
+                self.definitions = levels(&mut buf, self.max_definition, def_level_encoding)?;
+                (buf, num_values, encoding)
+            }
+            Some(Page::DataPageV2 {
+                mut buf, num_values, encoding, def_levels_byte_len, rep_levels_byte_len, ..
+            }) => {
+                let levels = |data: &mut Bytes, length: u32, most: i16| {
+                    let length = length as usize;
+                    let data = if length <= data.len() { data.split_to(length) } else { return Err(LEVELS) };
+                    if most == 0 { Ok(None) } else { Hybrid::new(data, width_for(most)).map(Some).ok_or(LEVELS) }
+                };
+                self.repetitions = levels(&mut buf, rep_levels_byte_len, self.max_repetition)?;
+                self.definitions = levels(&mut buf, def_levels_byte_len, self.max_definition)?;
+                (buf, num_values, encoding)
+            }
+        };
+        let (data, most) = (std::mem::take(&mut data), count as usize);
+        self.values = Some(Decoder::new(encoding, data, most, self.stored, self.dictionary.as_ref())?);
+        self.left = count;
+        Ok(true)
     }
 
-    /// Forgets what was read and reads the next rows; answers how many there were.
-    pub(crate) fn fill(&mut self, rows: usize) -> Result<usize> {
-        self.definitions.clear();
-        self.repetitions.clear();
-        (self.at_level, self.at_value) = (0, 0);
-        let (definitions, repetitions) = (&mut self.definitions, &mut self.repetitions);
-        let (rows, _, levels) = each!(self, |reader, values| {
-            values.clear();
-            reader.read_records(rows, Some(definitions), Some(repetitions), values)?
-        });
-        self.levels = levels;
-        Ok(rows)
-    }
-
-    /// Definition and repetition level of what comes next.
-    pub(crate) fn peek(&self) -> Option<(i16, i16)> {
-        if self.at_level >= self.levels {
-            return None;
+    /// The levels of what comes next; `None` at the end.
+    pub(crate) fn peek(&mut self) -> Result<Option<Levels>, String> {
+        if self.next.is_some() {
+            return Ok(self.next);
         }
-        let definition =
-            if self.max_definition == 0 { 0 } else { self.definitions.get(self.at_level).copied().unwrap_or(-1) };
-        let repetition =
-            if self.max_repetition == 0 { 0 } else { self.repetitions.get(self.at_level).copied().unwrap_or(0) };
-        Some((definition, repetition))
+        while self.left == 0 {
+            if !self.turn()? {
+                return Ok(None);
+            }
+        }
+        let level = |levels: &mut Option<Hybrid>, most: i16| match levels {
+            None => Ok(most),
+            Some(levels) => {
+                let level = levels.next().and_then(|level| i16::try_from(level).ok());
+                level.filter(|level| *level <= most).ok_or_else(|| LEVELS.to_owned())
+            }
+        };
+        let definition = level(&mut self.definitions, self.max_definition)?;
+        let repetition = level(&mut self.repetitions, self.max_repetition)?;
+        self.left -= 1;
+        self.next = Some((definition, repetition));
+        Ok(self.next)
     }
 
-    /// How many entries were taken since the last filling.
-    pub(crate) fn position(&self) -> usize {
-        self.at_level
+    /// How many entries were taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Whether what comes next still belongs to the row of what came last.
-    pub(crate) fn is_inside_row(&self) -> bool {
-        self.peek().is_some_and(|(_, repetition)| repetition > 0)
+    pub(crate) fn is_inside_row(&mut self) -> Result<bool, String> {
+        Ok(self.peek()?.is_some_and(|(_, repetition)| repetition > 0))
+    }
+
+    /// Takes what comes next: its value, if it has one.
+    fn take(&mut self) -> Result<Option<Value>, String> {
+        let Some((definition, _)) = self.peek()? else { return Ok(None) };
+        self.next = None;
+        self.taken += 1;
+        if definition != self.max_definition {
+            return Ok(None);
+        }
+        let value = self.values.as_mut().and_then(Decoder::next);
+        value.map(Some).ok_or_else(|| "a page has fewer values than it says".into())
     }
 
     /// Passes over what comes next, whatever it is.
-    pub(crate) fn advance(&mut self) {
-        if let Some((definition, _)) = self.peek() {
-            self.at_value += usize::from(definition == self.max_definition);
-            self.at_level += 1;
+    pub(crate) fn advance(&mut self) -> Result<(), String> {
+        self.take().map(drop)
+    }
+
+    /// Passes over the rest of a row, or over all of it if none of it was taken since `taken`.
+    pub(crate) fn leave_row(&mut self, taken: u64) -> Result<(), String> {
+        if self.taken == taken {
+            self.advance()?;
         }
+        while self.is_inside_row()? {
+            self.advance()?;
+        }
+        Ok(())
     }
 
     /// Writes the value that comes next; `None` where there is none.
-    pub(crate) fn write(&mut self, out: &mut String) -> Option<std::result::Result<(), Fault>> {
-        let (definition, _) = self.peek()?;
-        if definition != self.max_definition {
-            return None;
-        }
-        let at = self.at_value;
-        let written = match &self.values {
-            Values::Boolean(values) => {
-                out.push_str(if *values.get(at)? { "true" } else { "false" });
+    pub(crate) fn write(&mut self, out: &mut String) -> Result<Option<Result<(), Fault>>, String> {
+        let Some(value) = self.take()? else { return Ok(None) };
+        let bits = if self.stored.physical == parquet::basic::Type::INT32 { 32 } else { 64 };
+        Ok(Some(match value {
+            Value::Boolean(value) => {
+                out.push_str(if value { "true" } else { "false" });
                 Ok(())
             }
-            Values::Int32(values) => value::write_integer(out, i64::from(*values.get(at)?), 32, self.scalar),
-            Values::Int64(values) => value::write_integer(out, *values.get(at)?, 64, self.scalar),
-            Values::Int96(values) => {
-                value::write_int96(out, values.get(at)?);
+            Value::Integer(value) => value::write_integer(out, value, bits, self.scalar),
+            Value::Float(value) => {
+                value::write_float(out, f64::from(value));
                 Ok(())
             }
-            Values::Float(values) => {
-                value::write_float(out, f64::from(*values.get(at)?));
+            Value::Double(value) => {
+                value::write_float(out, value);
                 Ok(())
             }
-            Values::Double(values) => {
-                value::write_float(out, *values.get(at)?);
-                Ok(())
-            }
-            Values::Bytes(values) => value::write_bytes(out, values.get(at)?, self.scalar),
-            Values::Fixed(values) => value::write_fixed(out, values.get(at)?, self.scalar),
-        };
-        self.advance();
-        Some(written)
+            Value::Bytes(bytes) => value::write_bytes(out, &bytes, self.scalar),
+        }))
     }
 }

@@ -1,11 +1,14 @@
 //! The dataset loader for parquet: files and folders of shards to rows of JSON, read in ranges.
 //!
-//! The crate `parquet` reads footers, headers of pages and encodings. What it trusts too much is done here: the places
-//! in the footer are checked, pages are decompressed up to a limit by codecs in Rust alone, and rows are put together
-//! from levels that are checked against each other. It must not know what a row means.
+//! The crate `parquet` reads footers and the headers of pages. What it trusts too much, a damaged file ends in a panic of
+//! it, is done here: the places in the footer are checked, pages are decompressed up to a limit by codecs in Rust alone,
+//! their encodings are read with every length checked, and rows are put together from levels that must agree. It must not
+//! know what a row means.
 
+mod bits;
 mod codec;
 mod column;
+mod decoder;
 mod pages;
 mod reader;
 mod rows;

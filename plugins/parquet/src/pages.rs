@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parquet::basic::{Compression, CompressionCodec};
-use parquet::column::page::{Page, PageMetadata, PageReader};
-use parquet::errors::{ParquetError, Result};
+use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::serialized_reader::SerializedPageReader;
 
@@ -23,102 +22,45 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// The pages of a column chunk whose places in the file were checked.
-    pub(crate) fn new(file: Arc<RangeFile>, chunk: &ColumnChunkMetaData, rows: usize) -> Result<Self> {
+    pub(crate) fn new(file: Arc<RangeFile>, chunk: &ColumnChunkMetaData, rows: usize) -> Result<Self, String> {
         let codec = chunk.compression_codec();
-        codec::check(codec).map_err(ParquetError::General)?;
+        codec::check(codec)?;
         // Old writers put a zero, or the place of something else, where there is no dictionary.
         let dictionary = chunk.dictionary_page_offset().filter(|&at| at > 0 && at < chunk.data_page_offset());
         let plain = chunk.clone().into_builder();
-        let plain = plain.set_compression(Compression::UNCOMPRESSED).set_dictionary_page_offset(dictionary).build()?;
-        Ok(Self { inner: SerializedPageReader::new(file, &plain, rows, None)?, codec })
+        let plain = plain.set_compression(Compression::UNCOMPRESSED).set_dictionary_page_offset(dictionary).build();
+        let inner = plain.and_then(|plain| SerializedPageReader::new(file, &plain, rows, None));
+        Ok(Self { inner: inner.map_err(|error| error.to_string())?, codec })
     }
 
-    fn decompress(&self, compressed: &[u8]) -> Result<Bytes> {
-        codec::decompress(self.codec, compressed).map(Bytes::from).map_err(ParquetError::General)
+    /// The next page, decompressed.
+    pub(crate) fn next(&mut self) -> Result<Option<Page>, String> {
+        let page = self.inner.get_next_page().map_err(|error| error.to_string())?;
+        page.map(|page| self.plain(page)).transpose()
     }
 
-    fn plain(&self, page: Page) -> Result<Page> {
+    fn decompress(&self, compressed: &[u8]) -> Result<Bytes, String> {
+        codec::decompress(self.codec, compressed).map(Bytes::from)
+    }
+
+    fn plain(&self, mut page: Page) -> Result<Page, String> {
         if page.num_values() > MOST_VALUES {
-            return Err(ParquetError::General(format!("a page of {} values", page.num_values())));
+            return Err(format!("a page of {} values", page.num_values()));
         }
         if self.codec == CompressionCodec::UNCOMPRESSED {
             return Ok(page);
         }
-        Ok(match page {
-            Page::DataPage { buf, num_values, encoding, def_level_encoding, rep_level_encoding, statistics } => {
-                Page::DataPage {
-                    buf: self.decompress(&buf)?,
-                    num_values,
-                    encoding,
-                    def_level_encoding,
-                    rep_level_encoding,
-                    statistics,
+        match &mut page {
+            Page::DataPage { buf, .. } | Page::DictionaryPage { buf, .. } => *buf = self.decompress(buf)?,
+            Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, is_compressed, .. } => {
+                let levels = def_levels_byte_len.saturating_add(*rep_levels_byte_len) as usize;
+                let values = buf.get(levels..).ok_or("a page that is shorter than its levels")?;
+                // Nothing was compressed where a page holds no value.
+                if *is_compressed && !values.is_empty() {
+                    *buf = Bytes::from([&buf[..levels], &self.decompress(values)?].concat());
                 }
             }
-            Page::DictionaryPage { buf, num_values, encoding, is_sorted } => {
-                Page::DictionaryPage { buf: self.decompress(&buf)?, num_values, encoding, is_sorted }
-            }
-            Page::DataPageV2 {
-                buf,
-                num_values,
-                encoding,
-                num_nulls,
-                num_rows,
-                def_levels_byte_len,
-                rep_levels_byte_len,
-                is_compressed,
-                statistics,
-            } => {
-                let buf = if is_compressed {
-                    let levels = def_levels_byte_len as usize + rep_levels_byte_len as usize;
-                    let values = buf
-                        .get(levels..)
-                        .ok_or_else(|| ParquetError::General("a page shorter than its levels".into()))?;
-                    // Nothing was compressed where a page holds no value.
-                    let values = if values.is_empty() { Bytes::new() } else { self.decompress(values)? };
-                    Bytes::from([&buf[..levels], &values].concat())
-                } else {
-                    buf
-                };
-                Page::DataPageV2 {
-                    buf,
-                    num_values,
-                    encoding,
-                    num_nulls,
-                    num_rows,
-                    def_levels_byte_len,
-                    rep_levels_byte_len,
-                    is_compressed: false,
-                    statistics,
-                }
-            }
-        })
-    }
-}
-
-impl PageReader for Pages {
-    fn get_next_page(&mut self) -> Result<Option<Page>> {
-        let page = self.inner.get_next_page()?;
-        page.map(|page| self.plain(page)).transpose()
-    }
-
-    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
-        self.inner.peek_next_page()
-    }
-
-    fn skip_next_page(&mut self) -> Result<()> {
-        self.inner.skip_next_page()
-    }
-
-    fn at_record_boundary(&mut self) -> Result<bool> {
-        self.inner.at_record_boundary()
-    }
-}
-
-impl Iterator for Pages {
-    type Item = Result<Page>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.get_next_page().transpose()
+        }
+        Ok(page)
     }
 }

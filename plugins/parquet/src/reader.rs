@@ -12,8 +12,6 @@ use crate::source::{Files, RangeFile};
 use crate::value::Scalar;
 use crate::{Settings, shards};
 
-/// Rows that are decoded at once.
-const ROWS_AT_ONCE: usize = 32;
 /// A batch ends when its rows have this many bytes, though fewer than were asked for: rows may hold images.
 const BATCH_BYTES: usize = 8 << 20;
 /// The largest footer: the schema, and where the columns of each row group are.
@@ -53,11 +51,8 @@ struct Shard {
     fields: Vec<Node>,
 }
 
-/// An open row group.
-struct Group {
-    columns: Vec<Option<Column>>,
-    rows: usize,
-}
+/// The columns of an open row group; those that are not wanted are not opened.
+type Group = Vec<Option<Column>>;
 
 impl Reader {
     /// Opens a dataset at its start, or where a cursor says.
@@ -92,10 +87,9 @@ impl Reader {
         let mut rows = Vec::new();
         let mut bytes = 0;
         while rows.len() < limit && bytes < BATCH_BYTES && self.settle()? {
-            let wanted = ROWS_AT_ONCE.min(limit - rows.len());
-            let from = rows.len();
-            self.read(wanted, &mut rows).map_err(|error| self.say(&error))?;
-            bytes += rows[from..].iter().map(|row| row.as_ref().map_or(0, String::len)).sum::<usize>();
+            let row = self.read().map_err(|error| self.say(&error))?;
+            bytes += row.as_ref().map_or(0, String::len);
+            rows.push(row);
         }
         let last = !self.settle()?;
         let path = self.shards.get(self.place.shard).or(self.shards.last());
@@ -129,25 +123,15 @@ impl Reader {
         Ok(false)
     }
 
-    /// Reads up to `wanted` rows of the row group that was settled on.
-    fn read(&mut self, wanted: usize, out: &mut Vec<Row>) -> Result<(), String> {
+    /// Reads the row that was settled on.
+    fn read(&mut self) -> Result<Row, String> {
         let shard = self.open.as_ref().expect("settled");
-        if self.group.is_none() {
-            self.group = Some(shard.group(self.place, &self.settings)?);
-        }
-        let group = self.group.as_mut().expect("it was opened");
-        let count = wanted.min(group.rows - self.place.row);
-        for column in group.columns.iter_mut().flatten() {
-            let read = column.fill(count).map_err(|error| error.to_string())?;
-            if read != count {
-                return Err(format!("row group {} ends before its {} rows", self.place.group, group.rows));
-            }
-        }
-        for _ in 0..count {
-            out.push(rows::next(&mut group.columns, &shard.fields)?);
-        }
-        self.place.row += count;
-        Ok(())
+        let group = match &mut self.group {
+            Some(group) => group,
+            None => self.group.insert(shard.group(self.place, &self.settings)?),
+        };
+        self.place.row += 1;
+        rows::next(group, &shard.fields)
     }
 
     /// An error with the file it is in.
@@ -170,7 +154,7 @@ impl Shard {
     fn group(&self, place: Place, settings: &Settings) -> Result<Group, String> {
         let metadata = self.metadata.row_group(place.group);
         let rows = usize::try_from(metadata.num_rows()).map_err(|_| "a row group of less than no rows".to_owned())?;
-        let mut columns: Vec<Option<Column>> = Vec::new();
+        let mut columns = Group::new();
         columns.resize_with(metadata.num_columns(), || None);
         for field in &self.fields {
             for index in field.leaves.clone() {
@@ -179,7 +163,7 @@ impl Shard {
                 *slot = Some(column.map_err(|error| format!("column `{}`: {error}", field.name))?);
             }
         }
-        Ok(Group { columns, rows })
+        Ok(columns)
     }
 
     fn column(
@@ -201,10 +185,9 @@ impl Shard {
             return Err("its data lie outside of the file".into());
         }
         let scalar = Scalar::of(chunk.column_descr(), settings.binary_as_string)?;
-        let column = Column::open(self.file.clone(), chunk, rows, scalar).map_err(|error| error.to_string())?;
-        let mut column = column;
-        if skip > 0 && column.skip(skip).map_err(|error| error.to_string())? != skip {
-            return Err(format!("it ends before row {skip}"));
+        let mut column = Column::open(self.file.clone(), chunk, rows, scalar)?;
+        for _ in 0..skip {
+            column.leave_row(column.taken())?;
         }
         Ok(column)
     }

@@ -5,44 +5,48 @@ use crate::column::Column;
 use crate::schema::{Node, Shape};
 use crate::value::{Fault, write_text};
 
-/// The largest row. What is larger is no conversation, and the host would refuse it anyway.
-const LARGEST_ROW: usize = 64 << 20;
-
-const DISAGREE: &str = "its columns have rows of different form";
-
-/// Why a row could not be written.
-enum Trouble {
-    /// This row is left out.
-    Row(String),
-    /// The columns do not belong together.
-    File,
-}
+/// The largest row: the host takes 8 MiB a row.
+const LARGEST_ROW: usize = 7 << 20;
 
 /// Writes the next row of the columns: `Ok(Err(reason))` for a row that is left out. The error: the file is damaged.
 pub(crate) fn next(columns: &mut [Option<Column>], fields: &[Node]) -> Result<Result<String, String>, String> {
-    let starts: Vec<usize> = columns.iter().map(|column| column.as_ref().map_or(0, Column::position)).collect();
+    let starts: Vec<u64> = columns.iter().map(|column| column.as_ref().map_or(0, Column::taken)).collect();
     let mut assembly = Assembly { columns, out: String::new() };
     let reason = match assembly.fields(fields) {
         Ok(()) => None,
         Err(Trouble::Row(reason)) => Some(reason),
-        Err(Trouble::File) => return Err(DISAGREE.into()),
+        Err(Trouble::File(error)) => return Err(error),
     };
     let out = assembly.out;
     for (column, start) in columns.iter_mut().zip(starts) {
         let Some(column) = column else { continue };
         if reason.is_some() {
-            // What was not written of this row is passed over.
-            if column.position() == start {
-                column.advance();
-            }
-            while column.is_inside_row() {
-                column.advance();
-            }
-        } else if column.is_inside_row() {
+            column.leave_row(start)?;
+        } else if column.is_inside_row()? {
             return Err(DISAGREE.into());
         }
     }
     Ok(reason.map_or(Ok(out), Err))
+}
+
+const DISAGREE: &str = "its columns have rows of different form, or end too early";
+
+/// Why a row could not be written.
+enum Trouble {
+    /// This row is left out.
+    Row(String),
+    /// The file is damaged.
+    File(String),
+}
+
+impl From<String> for Trouble {
+    fn from(error: String) -> Self {
+        Self::File(error)
+    }
+}
+
+fn disagree() -> Trouble {
+    Trouble::File(DISAGREE.into())
 }
 
 struct Assembly<'a> {
@@ -66,19 +70,19 @@ impl Assembly<'_> {
     }
 
     /// Levels of what comes next in the first column of a node.
-    fn peek(&self, node: &Node) -> Option<(i16, i16)> {
-        self.columns.get(node.leaves.start)?.as_ref()?.peek()
+    fn peek(&mut self, node: &Node) -> Result<Option<(i16, i16)>, String> {
+        self.columns.get_mut(node.leaves.start).and_then(Option::as_mut).map_or(Ok(None), Column::peek)
     }
 
     fn node(&mut self, node: &Node) -> Result<(), Trouble> {
-        let (definition, _) = self.peek(node).ok_or(Trouble::File)?;
+        let (definition, _) = self.peek(node)?.ok_or_else(disagree)?;
         if node.present.is_some_and(|level| definition < level) {
             return self.absent(node, "null");
         }
         match &node.shape {
             Shape::Leaf(_) => {
-                let column = self.columns[node.leaves.start].as_mut().ok_or(Trouble::File)?;
-                let written = column.write(&mut self.out).ok_or(Trouble::File)?;
+                let column = self.columns[node.leaves.start].as_mut().ok_or_else(disagree)?;
+                let written = column.write(&mut self.out)?.ok_or_else(disagree)?;
                 written.map_err(|fault: Fault| Trouble::Row(format!("column `{}` {fault}", node.name)))?;
                 if self.out.len() > LARGEST_ROW {
                     return Err(Trouble::Row(format!("larger than {} MiB", LARGEST_ROW >> 20)));
@@ -105,7 +109,7 @@ impl Assembly<'_> {
                 self.out.push('[');
                 loop {
                     self.node(element)?;
-                    if !self.repeats(node, *repetition) {
+                    if !self.repeats(node, *repetition)? {
                         break;
                     }
                     self.out.push(',');
@@ -122,7 +126,7 @@ impl Assembly<'_> {
                     self.key(key)?;
                     self.out.push(':');
                     self.node(value)?;
-                    if !self.repeats(node, *repetition) {
+                    if !self.repeats(node, *repetition)? {
                         break;
                     }
                     self.out.push(',');
@@ -145,14 +149,14 @@ impl Assembly<'_> {
     }
 
     /// Whether another element of this list comes next.
-    fn repeats(&self, node: &Node, level: i16) -> bool {
-        self.peek(node).is_some_and(|(_, repetition)| repetition == level)
+    fn repeats(&mut self, node: &Node, level: i16) -> Result<bool, String> {
+        Ok(self.peek(node)?.is_some_and(|(_, repetition)| repetition == level))
     }
 
     /// Null, or no elements: one entry in each of the columns.
     fn absent(&mut self, node: &Node, text: &str) -> Result<(), Trouble> {
         for column in self.columns[node.leaves.clone()].iter_mut() {
-            column.as_mut().ok_or(Trouble::File)?.advance();
+            column.as_mut().ok_or_else(disagree)?.advance()?;
         }
         self.out.push_str(text);
         Ok(())

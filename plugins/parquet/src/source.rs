@@ -8,7 +8,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 /// The largest piece of a file that is asked for at once. A page or a footer that says it is larger is damaged.
-const LARGEST_RANGE: usize = 256 << 20;
+const LARGEST_RANGE: usize = 128 << 20;
 /// What is read to see the header of a page, which seldom has more than a hundred bytes.
 const HEADER: u32 = 4096;
 

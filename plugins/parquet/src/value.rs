@@ -5,7 +5,6 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as Physical};
-use parquet::data_type::{ByteArray, FixedLenByteArray, Int96};
 use parquet::schema::types::ColumnDescriptor;
 
 /// What a column holds.
@@ -160,21 +159,12 @@ pub(crate) fn write_float(out: &mut String, value: f64) {
     }
 }
 
-/// Days since Julian day 0 and nanoseconds of the day, as Impala and old Spark wrote moments.
-pub(crate) fn write_int96(out: &mut String, value: &Int96) {
-    let [low, high, day] = *value.data() else { return out.push_str("null") };
-    let of_day = i128::from(u64::from(low) | u64::from(high) << 32);
-    let days = i128::from(day) - 2_440_588;
-    write_moment(out, days * 86_400_000_000_000 + of_day, 1_000_000_000, false);
-}
-
-pub(crate) fn write_fixed(out: &mut String, value: &FixedLenByteArray, scalar: Scalar) -> Result<(), Fault> {
-    let bytes = value.data();
-    match scalar {
-        Scalar::Half if bytes.len() == 2 => {
-            write_float(out, half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f64());
-        }
-        Scalar::Uuid if bytes.len() == 16 => quoted(out, |out| {
+pub(crate) fn write_bytes(out: &mut String, bytes: &[u8], scalar: Scalar) -> Result<(), Fault> {
+    match (scalar, bytes) {
+        (Scalar::Text, _) => write_text(out, std::str::from_utf8(bytes).map_err(|_| NOT_TEXT)?),
+        (Scalar::Decimal { scale }, _) => write_decimal(out, bytes, scale)?,
+        (Scalar::Half, &[low, high]) => write_float(out, half::f16::from_le_bytes([low, high]).to_f64()),
+        (Scalar::Uuid, _) => quoted(out, |out| {
             for (index, byte) in bytes.iter().enumerate() {
                 if matches!(index, 4 | 6 | 8 | 10) {
                     out.push('-');
@@ -182,19 +172,21 @@ pub(crate) fn write_fixed(out: &mut String, value: &FixedLenByteArray, scalar: S
                 _ = write!(out, "{byte:02x}");
             }
         }),
-        Scalar::Decimal { scale } => write_decimal(out, bytes, scale)?,
+        (Scalar::Moment { ticks, utc }, _) => write_int96(out, bytes, ticks, utc),
         _ => write_data_uri(out, bytes),
     }
     Ok(())
 }
 
-pub(crate) fn write_bytes(out: &mut String, value: &ByteArray, scalar: Scalar) -> Result<(), Fault> {
-    match scalar {
-        Scalar::Text => write_text(out, std::str::from_utf8(value.data()).map_err(|_| NOT_TEXT)?),
-        Scalar::Decimal { scale } => write_decimal(out, value.data(), scale)?,
-        _ => write_data_uri(out, value.data()),
-    }
-    Ok(())
+/// Nanoseconds of the day and days since Julian day 0, as Impala and old Spark wrote moments.
+fn write_int96(out: &mut String, bytes: &[u8], ticks: u32, utc: bool) {
+    let (Some((of_day, day)), true) = (bytes.split_first_chunk::<8>(), bytes.len() == 12) else {
+        return write_data_uri(out, bytes);
+    };
+    let day = u32::from_le_bytes([day[0], day[1], day[2], day[3]]);
+    let days = i128::from(day) - 2_440_588;
+    let of_day = i128::from(u64::from_le_bytes(*of_day));
+    write_moment(out, days * 86_400 * i128::from(ticks) + of_day, ticks, utc);
 }
 
 /// `data:image/png;base64,...`: what images and sounds are in a canonical row.
