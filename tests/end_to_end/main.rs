@@ -6,6 +6,7 @@ mod devices;
 mod fixture;
 mod plugins_author;
 mod plugins_data;
+mod plugins_docs;
 mod plugins_registry;
 mod resume;
 

@@ -36,7 +36,7 @@ fn building(place: &Place, arguments: &str) -> Said {
 
 /// Whether this machine can build a Rust plugin; `cargo xtask test` sees to it.
 #[expect(clippy::print_stderr, reason = "a test that skips says so")]
-fn can_build() -> bool {
+pub(crate) fn can_build() -> bool {
     let target = "lib/rustlib/wasm32-unknown-unknown/lib";
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().ok();
     let sysroot = sysroot.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
