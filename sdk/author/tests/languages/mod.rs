@@ -1,5 +1,7 @@
 //! What the tests of the languages share: plugins in folders of their own, built and loaded as a user does.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
