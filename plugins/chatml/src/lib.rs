@@ -8,6 +8,8 @@ mod family;
 mod parse;
 mod python;
 mod render;
+#[cfg(test)]
+mod tests;
 
 pub use family::{ChatMl, Qwen2, Qwen2_5, Qwen3, Qwen3NoThinking, Qwen3Thinking, SmolLm2};
 

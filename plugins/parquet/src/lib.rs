@@ -15,6 +15,8 @@ mod rows;
 mod schema;
 mod shards;
 mod source;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use reader::{Batch, Reader, Row};

@@ -9,6 +9,8 @@ mod preference;
 mod row;
 mod self_cognition;
 mod sharegpt;
+#[cfg(test)]
+mod tests;
 
 pub use alpaca::Alpaca;
 pub use math::Math;

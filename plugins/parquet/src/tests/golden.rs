@@ -1,12 +1,10 @@
 //! What the loader reads from the golden files, whole, row by row and from every cursor.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{Memory, cases, open, read};
-use parquet_loader::{Reader, Settings};
+use super::{Memory, cases, open, read};
+use crate::{Reader, Settings};
 use swift_sdk::Json;
 
 /// Numbers by their value: Python writes 1e+300 and we 1e300.

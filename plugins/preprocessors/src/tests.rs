@@ -1,6 +1,6 @@
 //! The golden files, run on the host's own target: what ms-swift makes of the same rows, and what is left out.
 
-use preprocessors::{Alpaca, Math, Preference, SelfCognition, ShareGpt};
+use crate::{Alpaca, Math, Preference, SelfCognition, ShareGpt};
 use swift_sdk::dataset::{Outcome, Preprocessor};
 use swift_sdk::{Json, Result, Settings};
 

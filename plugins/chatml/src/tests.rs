@@ -1,7 +1,7 @@
 //! Reading back is the inverse of rendering, wherever a completion is cut into pieces; and nothing that a model may write
 //! is lost or makes the reader fail.
 
-use chatml::{Qwen2_5, Qwen3, Qwen3Thinking};
+use crate::{Qwen2_5, Qwen3, Qwen3Thinking};
 use swift_sdk::template::{
     Content, Context, Conversation, Event, Form, Message, Parsed, Part, Template, ToolCall, ToolCallStart,
 };

@@ -1,15 +1,18 @@
 //! The golden files as cases, and how they are read.
 
+mod damaged;
+mod golden;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::{Entry, Files, Reader, Row, Settings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use parquet_loader::{Entry, Files, Reader, Row, Settings};
 use swift_sdk::Json;
 
 /// Files in memory; paths are absolute.
-pub(crate) struct Memory(pub(crate) BTreeMap<String, Vec<u8>>);
+struct Memory(BTreeMap<String, Vec<u8>>);
 
 impl Files for Memory {
     fn entries(&self, path: &str) -> Result<Vec<Entry>, String> {
@@ -35,15 +38,15 @@ impl Files for Memory {
     }
 }
 
-pub(crate) struct Case {
-    pub(crate) note: String,
-    pub(crate) files: Arc<Memory>,
-    pub(crate) location: String,
-    pub(crate) subset: Option<String>,
-    pub(crate) expect: Vec<Json>,
+struct Case {
+    note: String,
+    files: Arc<Memory>,
+    location: String,
+    subset: Option<String>,
+    expect: Vec<Json>,
 }
 
-pub(crate) fn cases() -> Vec<Case> {
+fn cases() -> Vec<Case> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut cases = Vec::new();
     for name in ["scalars", "nested", "codecs", "layouts", "shards"] {
@@ -71,17 +74,17 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-pub(crate) fn list(json: &Json) -> &[Json] {
+fn list(json: &Json) -> &[Json] {
     let Json::List(items) = json else { panic!("no list: {json:?}") };
     items
 }
 
-pub(crate) fn open(case: &Case, cursor: Option<&str>) -> Result<Reader, String> {
+fn open(case: &Case, cursor: Option<&str>) -> Result<Reader, String> {
     Reader::open(case.files.clone(), &case.location, case.subset.as_deref(), Settings::default(), cursor)
 }
 
 /// All rows from a cursor on, and the cursors after each batch.
-pub(crate) fn read(case: &Case, limit: usize, cursor: Option<&str>) -> Result<(Vec<Row>, Vec<String>), String> {
+fn read(case: &Case, limit: usize, cursor: Option<&str>) -> Result<(Vec<Row>, Vec<String>), String> {
     let mut reader = open(case, cursor)?;
     let (mut rows, mut cursors) = (Vec::new(), Vec::new());
     loop {

@@ -1,12 +1,10 @@
 //! Files that were damaged: cut off, changed here and there, with a footer that lies. Each ends in an error or in rows.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use common::{Case, Memory, cases, read};
+use super::{Case, Memory, cases, read};
 
 /// SplitMix64.
 fn random(state: &mut u64) -> u64 {
