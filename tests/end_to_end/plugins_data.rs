@@ -44,6 +44,11 @@ fn training_through_three_plugins_is_training_without_them() {
     let adapter = "checkpoint-6/adapter_model.safetensors";
     assert_eq!(place.bytes(&format!("through/{adapter}")), place.bytes(&format!("plain/{adapter}")));
 
+    // They are built in too.
+    let built_in = place.train("built_in", "--preprocessor alpaca --template chatml");
+    place.swift(&built_in.replace("--dataset rows.jsonl", "--dataset shards:train")).good();
+    assert_eq!(place.bytes(&format!("built_in/{adapter}")), place.bytes(&format!("plain/{adapter}")));
+
     // The manifest names what had a part in it, and the adapter remembers its template.
     let manifest: Value = serde_json::from_str(&place.read("through/run.json")).expect("JSON");
     let named: Vec<&str> =
