@@ -117,7 +117,9 @@ impl Session<'_> {
         let guard = self.lock(&store)?;
         let mut changes = Vec::new();
         for entry in lock.entries() {
-            let described = match self.known(&store, entry)? {
+            // What was verified before is enough only while its bytes are still here, or nothing else can be had.
+            let here = self.offline || guard.cached(&entry.digest)?.is_some();
+            let described = match self.known(&store, entry)?.filter(|_| here) {
                 Some(described) => described,
                 None => self.describe(&store, &entry.source, &entry.name, &entry.version)?,
             };

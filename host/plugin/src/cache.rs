@@ -37,6 +37,7 @@ impl Cache {
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
         make_private_folder(path)?;
         let folder = Dir::open_ambient_dir(path, ambient_authority())?;
+        check_owner(&folder)?;
         let secret = match read_secret(&folder) {
             Ok(secret) => secret,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -117,14 +118,46 @@ fn private_file() -> OpenOptions {
     options
 }
 
+/// The folder, and a secret that lies in it, belong to the user who runs this, and nobody else could have written there. A
+/// folder that someone else prepared holds code of someone else, whatever its mode is now.
+#[cfg(unix)]
+fn check_owner(folder: &Dir) -> std::io::Result<()> {
+    use cap_std::fs::{MetadataExt, PermissionsExt};
+    let denied = |what| Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, what));
+    // Whose files this process makes, asked of the file system itself.
+    let probe = format!(".probe.{}.{:08x}", std::process::id(), rand::random::<u32>());
+    let user = folder.open_with(&probe, &private_file()).and_then(|file| file.metadata()).map(|made| made.uid());
+    let _ = folder.remove_file(&probe);
+    let user = user?;
+    let metadata = folder.dir_metadata()?;
+    if metadata.uid() != user || metadata.permissions().mode() & 0o077 != 0 {
+        return denied("it belongs to another user, or others may enter it");
+    }
+    match folder.symlink_metadata(SECRET) {
+        Ok(secret) if !secret.is_file() || secret.uid() != user || secret.permissions().mode() & 0o077 != 0 => {
+            denied("its secret is not this user's alone")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn check_owner(_: &Dir) -> std::io::Result<()> {
+    Ok(())
+}
+
 fn make_private_folder(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        let mode = std::fs::symlink_metadata(path)?.permissions().mode();
+        let mode = std::fs::metadata(path)?.permissions().mode();
+        if mode & 0o022 != 0 && path.read_dir()?.next().is_some() {
+            let what =
+                "others could write into it; remove it, or make it private yourself after a look at what it holds";
+            return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, what));
+        }
         if mode & 0o077 != 0 {
-            // Fails for a folder of someone else, which then is no place for code.
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
         }
         Ok(())

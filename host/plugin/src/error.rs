@@ -71,6 +71,10 @@ pub enum PluginError {
     #[error("plugin `{plugin}` asks {}, which was not granted", asks(what, asked))]
     NotGranted { plugin: String, what: &'static str, asked: String },
 
+    /// The user granted a capability that it does not use.
+    #[error("plugin `{plugin}` was granted `{what}`, and does not ask for it")]
+    GrantNotAsked { plugin: String, what: &'static str },
+
     /// The user granted a host that it does not ask for.
     #[error("plugin `{plugin}` does not ask to speak to `{host}`; it asks for {asked}")]
     NotAskedHost { plugin: String, host: String, asked: String },
@@ -219,6 +223,7 @@ impl PluginError {
                 format!("if you trust it with that: --allow {plugin}:net={host}")
             }
             Self::NotGranted { plugin, .. } => format!("if you trust it with that: --allow {plugin}:read=FOLDER"),
+            Self::GrantNotAsked { plugin, what } => format!("leave out --allow {plugin}:{what}=..., or check the name in it"),
             Self::NotAskedHost { plugin, .. } => format!("leave this host out of --allow {plugin}:net=..."),
             Self::Grant { .. } => "grant a folder that is there and that you may read".into(),
             Self::GrantToNone { there, .. } => format!("the plugins of this run are {}; check the name in --allow", listed(there)),

@@ -200,6 +200,13 @@ impl PluginHost {
         if reads && granted.read.is_empty() && !inspection.kinds.contains(&Kind::Dataset) {
             return Err(not_granted("read"));
         }
+        // A grant that changes nothing is a mistake: of the name, or about the plugin.
+        if !reads && !granted.read.is_empty() {
+            return Err(PluginError::GrantNotAsked { plugin: name.into(), what: "read" });
+        }
+        if !speaks && !granted.net.is_empty() {
+            return Err(PluginError::GrantNotAsked { plugin: name.into(), what: "net" });
+        }
         if speaks {
             if granted.net.is_empty() {
                 return Err(not_granted("net"));

@@ -25,7 +25,7 @@ pub struct PluginSet {
     given: Vec<Plugin>,
     installed: Vec<Installed>,
     /// Loaded when first asked, one for each of [`BUILT_IN`].
-    built_in: [OnceLock<Option<Plugin>>; BUILT_IN.len()],
+    built_in: [OnceLock<std::result::Result<Plugin, String>>; BUILT_IN.len()],
     /// Installed plugins that could not be read, as messages.
     problems: Vec<String>,
 }
@@ -94,6 +94,11 @@ impl PluginSet {
                 }
             }
             let built_in = BUILT_IN.iter().any(|(name, ..)| *name == granted);
+            let given = self.given.iter().any(|plugin| plugin.name() == granted);
+            // One that was given by name is meant; an installed one could only pass for the built-in one.
+            if built_in && !given && digests.len() == 1 {
+                digests.push(("", format!("{granted} (built in)")));
+            }
             match digests.len() {
                 0 if !built_in => {
                     let given = self.given.iter().map(|plugin| plugin.name().to_owned());
@@ -146,10 +151,11 @@ impl PluginSet {
         Ok(at.and_then(|at| self.built_in_at(at)).cloned())
     }
 
-    /// They were tested with this binary, so one that does not load is none.
+    /// One that does not load is none; why is among the problems of whoever asks for its kind.
     fn built_in_at(&self, at: usize) -> Option<&Plugin> {
         let (name, _, bytes) = BUILT_IN[at];
-        self.built_in[at].get_or_init(|| self.host.load_bytes(name, None, bytes).ok()).as_ref()
+        let load = || self.host.load_bytes(name, None, bytes).map_err(|error| error.to_string());
+        self.built_in[at].get_or_init(load).as_ref().ok()
     }
 
     /// Loads an installed plugin, the first time. Its file is read again: what was inspected is what is loaded, or nothing.
@@ -172,7 +178,11 @@ impl PluginSet {
     /// is among `problems`.
     fn standings(&self, kind: Kind, problems: &mut Vec<String>) -> [Vec<&Plugin>; 3] {
         let [given, installed] = self.outside(kind, problems);
-        [given, installed, self.built_in(kind).collect()]
+        let built_in = self.built_in(kind).collect();
+        // They were tested with this binary: what fails is a grant that cannot be opened.
+        let failed = self.built_in.iter().filter_map(|one| one.get()?.as_ref().err());
+        problems.extend(failed.cloned());
+        [given, installed, built_in]
     }
 
     /// The same without those that are built in.

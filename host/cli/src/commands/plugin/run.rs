@@ -9,7 +9,9 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 use swift_author::{Functions, rows};
-use swift_plugin::{FailurePolicy, Kind, Outcome, Plugin, PluginHost, PluginSet, RowOutcome, plugin_folders};
+use swift_plugin::{
+    FailurePolicy, Kind, Outcome, Plugin, PluginError, PluginHost, PluginSet, RowOutcome, plugin_folders,
+};
 
 use super::{Subcommand, allow, columns, host, text};
 use crate::{failure::Failure, render};
@@ -91,6 +93,11 @@ impl Target {
             None
         };
         let plugin = installed.map_or_else(|| host.load(Path::new(file)), Ok)?;
+        crate::plugins::check(plugin.inspection(), plugin.path())?;
+        if let Some(other) = host.options().grants.plugins().find(|granted| *granted != plugin.name()) {
+            let there = vec![plugin.name().to_owned()];
+            return Err(PluginError::GrantToNone { plugin: other.into(), there }.into());
+        }
         Ok(Self { plugin, shown: named.to_owned(), function })
     }
 
