@@ -179,6 +179,24 @@ mod tests {
         assert_eq!(text, "099805f4ac310786968565c098db515cc50862b420ae31e20238312344bed36a");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_others_prepared_is_no_cache() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(SECRET), [7; KEY_BYTES]).unwrap();
+        mode(folder.path(), 0o777);
+        assert!(Cache::open(folder.path()).is_err(), "others could write into it");
+        // Its mode is mended, the secret in it was still everyone's.
+        mode(folder.path(), 0o700);
+        mode(&folder.path().join(SECRET), 0o644);
+        assert!(Cache::open(folder.path()).is_err(), "the secret is no secret");
+        mode(&folder.path().join(SECRET), 0o600);
+        Cache::open(folder.path()).unwrap();
+        assert!(folder.path().read_dir().unwrap().flatten().all(|file| file.file_name() == SECRET), "no probe is left");
+    }
+
     #[test]
     fn only_untouched_code_comes_back() {
         let place = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use swift_plugin::{Kind, PluginError, PluginHost, PluginOptions, PluginSet, with_model_type};
+use swift_plugin::{Grants, Kind, PluginError, PluginHost, PluginOptions, PluginSet, with_model_type};
 
 fn dist(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../plugins/dist").join(file)
@@ -156,4 +156,33 @@ fn without_a_place_for_the_cache_everything_works() {
         host.load(&dist("qwen3.wasm")).unwrap().model().unwrap().claims(QWEN3).unwrap().as_deref(),
         Some("qwen3")
     );
+}
+
+#[test]
+fn what_is_granted_to_a_built_in_plugin_goes_to_no_other() {
+    let folder = folder_with(&[("parquet.wasm", "parquet.wasm")]);
+    let path = folder.path().join("parquet.wasm");
+    let mut other = std::fs::read(&path).unwrap();
+    other.extend([0, 2, 1, b'x']);
+    std::fs::write(&path, other).unwrap();
+    let mut grants = Grants::default();
+    grants.add(&format!("parquet:read={}", folder.path().display())).unwrap();
+    let host =
+        || Arc::new(PluginHost::new(PluginOptions { grants: grants.clone(), ..PluginOptions::default() }).unwrap());
+    let error = PluginSet::new(host(), &[], &[folder.path().to_path_buf()]).unwrap_err();
+    assert!(matches!(error, PluginError::GrantToTwo { .. }), "{error}");
+    // Given by name it is meant.
+    PluginSet::new(host(), &[path], &[]).unwrap();
+    PluginSet::new(host(), &[], &[]).unwrap();
+}
+
+#[test]
+fn a_grant_that_changes_nothing_is_refused() {
+    for grant in ["qwen3:net=example.com", "qwen3:read=/"] {
+        let mut grants = Grants::default();
+        grants.add(grant).unwrap();
+        let host = Arc::new(PluginHost::new(PluginOptions { grants, ..PluginOptions::default() }).unwrap());
+        let error = host.load(&dist("qwen3.wasm")).unwrap_err();
+        assert!(matches!(error, PluginError::GrantNotAsked { .. }), "{error}");
+    }
 }
