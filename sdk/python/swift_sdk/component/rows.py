@@ -3,7 +3,11 @@
 import json
 from typing import Any
 
-from wit_world.imports import swift_dataset_types as wit
+# The generator calls the module by its interface alone where no other interface of the component has that name.
+try:
+    from wit_world.imports import swift_dataset_types as wit
+except ImportError:
+    from wit_world.imports import types as wit
 
 from ..dataset import Drop
 from ..errors import Failed, describe

@@ -5,7 +5,12 @@ from typing import Any, Optional
 
 from componentize_py_types import Err, Ok
 from wit_world.exports import templates as wit
-from wit_world.imports import swift_template_types as types
+
+# The generator calls the module by its interface alone where no other interface of the component has that name.
+try:
+    from wit_world.imports import swift_template_types as types
+except ImportError:
+    from wit_world.imports import types
 
 from .. import log
 from ..errors import Failed, describe
