@@ -136,7 +136,9 @@ impl Decoder {
                 lengths.map(|lengths| Self::Prefixes { prefixes, lengths, data, last: Bytes::new() })
             }
             (Encoding::BYTE_STREAM_SPLIT, _) => match stored.size() {
-                Some(size) if size > 0 && data.len().is_multiple_of(size) => Some(Self::Split { data, size, at: 0, stored }),
+                Some(size) if size > 0 && data.len().is_multiple_of(size) => {
+                    Some(Self::Split { data, size, at: 0, stored })
+                }
                 _ => None,
             },
             (encoding, physical) => {
