@@ -10,7 +10,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("host/plugin", "swift-plugin", &["graph"]),
     ("host/engine", "swift-engine", &["graph", "kernels"]),
     ("host/hub", "swift-hub", &["graph"]),
-    ("host/data", "swift-data", &["hub"]),
+    ("host/data", "swift-data", &["hub", "plugin"]),
     ("host/train", "swift-train", &["engine", "hub", "graph"]),
     ("host/infer", "swift-infer", &["data", "engine", "hub"]),
     ("host/export", "swift-export", &["engine", "hub", "graph"]),
