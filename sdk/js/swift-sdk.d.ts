@@ -62,7 +62,7 @@ export interface BatchReward {
 }
 
 /**
- * Declares a reward function: what the user writes after `--reward_funcs` is `name`. An exception fails the sample with its
+ * Declares a reward function: `swift plugin run FILE:name` calls it by `name`. An exception fails the sample with its
  * name, message and line as the reason; `Failed` with its words alone.
  */
 export function reward<S extends Declared = {}>(
@@ -95,7 +95,7 @@ export interface Metric<T = any> {
   compute(): { [name: string]: number | null };
 }
 
-/** Declares a metric: what the user writes after `--eval_metric` is `name`. */
+/** Declares a metric: `swift plugin run FILE:name` calls it by `name`. */
 export function metric<S extends Declared = {}>(
   name: string,
   options: Options<S> & { higherIsBetter?: boolean },

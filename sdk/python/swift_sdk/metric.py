@@ -47,7 +47,7 @@ def _text(answer: Answer, what: str) -> str:
 def metric(
     name: str, *, summary: str = "", higher_is_better: bool = True, settings: Optional[Mapping[str, Any]] = None
 ) -> Callable[[Any], Any]:
-    """Declares a metric, a class: what the user writes after `--eval_metric` is `name`.
+    """Declares a metric, a class: `swift plugin run FILE:name` calls it by `name`.
 
     An evaluation is cut into batches; each is taken in by an object of its own, on all cores, and one last object puts the
     states together in the order of the data. The methods:

@@ -64,7 +64,7 @@ class State:
 def reward(
     name: str, *, summary: str = "", settings: Optional[Mapping[str, Any]] = None, whole_batch: bool = False
 ) -> Callable[[Any], Any]:
-    """Declares a reward function: what the user writes after `--reward_funcs` is `name`.
+    """Declares a reward function: `swift plugin run FILE:name` calls it by `name`.
 
     A function takes `(sample)`, `(sample, state)` or `(sample, state, settings)`. A class has `score(self, sample, state)`,
     or `score_batch(self, samples, state)` with a list as long as the samples, and may have `configure(self, settings)`.
