@@ -250,7 +250,15 @@ fn compile(toolchain: &Toolchain, guests: &[&Guest]) -> Result<Components> {
     let mut components = Components::new();
     for guest in guests {
         // One at a time: in one build all guests would share the SDK's features, which say what a component exports.
-        let built = Command::new(env!("CARGO"))
+        let mut cargo = Command::new(env!("CARGO"));
+        // Settings of one machine's cargo that would be part of the bytes.
+        for (setting, _) in std::env::vars_os() {
+            let name = setting.to_string_lossy();
+            if ["CARGO_PROFILE_", "CARGO_RESOLVER_", "CARGO_UNSTABLE_"].iter().any(|start| name.starts_with(start)) {
+                cargo.env_remove(&setting);
+            }
+        }
+        let built = cargo
             .current_dir(&guest.folder)
             .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--target-dir"])
             .arg(&target)
