@@ -39,7 +39,7 @@ impl PluginSettings {
             ..PluginOptions::default()
         };
         if let Some(timeout) = self.timeout {
-            options.deadline = timeout;
+            options.limits = options.limits.with(|limits| limits.deadline = timeout);
         }
         let host = PluginHost::new(options)?;
         if let Some(problem) = host.cache_problem() {

@@ -1,6 +1,6 @@
 //! One instance of a plugin and the calls into it: budgets before each call, and one clear error for whatever ends it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, Trap, WasmBacktrace};
@@ -9,7 +9,7 @@ use crate::binding::{Fault, HANDED, Level, LogLine, State};
 use crate::clean::clean;
 use crate::error::{Place, Stack};
 use crate::host::{Plugin, TICK};
-use crate::{PluginError, Result};
+use crate::{Kind, Limits, PluginError, Result};
 
 /// Longest message of a plugin that is shown, in characters.
 pub(crate) const MESSAGE: usize = 2000;
@@ -17,6 +17,8 @@ pub(crate) const MESSAGE: usize = 2000;
 /// What a call may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
+    /// Whose limits it has.
+    pub(crate) kind: Kind,
     /// Samples, rows, ... of the call: each adds to the fuel.
     pub(crate) units: usize,
     /// Bytes that the plugin may hand over in one go.
@@ -25,9 +27,9 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// For `units` things that take up to `each` bytes in the answer.
-    pub(crate) fn of(units: usize, each: usize) -> Self {
+    pub(crate) fn of(kind: Kind, units: usize, each: usize) -> Self {
         const MOST: usize = 128 << 20;
-        Self { units, output: units.saturating_mul(each).saturating_add(1 << 20).min(MOST) }
+        Self { kind, units, output: units.saturating_mul(each).saturating_add(1 << 20).min(MOST) }
     }
 }
 
@@ -42,24 +44,19 @@ pub(crate) struct Live<B> {
 impl Plugin {
     /// A state for an instance of this plugin, without a graph.
     pub(crate) fn state(&self) -> State {
-        let options = &self.0.host.options;
-        State {
-            max_calls: options.calls,
-            max_memory: options.memory,
-            files: self.0.files.clone(),
-            http: self.0.http.clone(),
-            ..State::default()
-        }
+        State { files: self.0.files.clone(), http: self.0.http.clone(), ..State::default() }
     }
 
     /// A fresh instance. `call` names what it is for in errors.
     pub(crate) fn start<B>(
         &self,
         call: &str,
-        state: State,
+        mut state: State,
         budget: Budget,
         instantiate: impl FnOnce(&InstancePre<State>, &mut Store<State>) -> wasmtime::Result<B>,
     ) -> Result<Live<B>> {
+        let limits = self.limits(budget);
+        (state.max_calls, state.max_memory) = (limits.calls, limits.memory);
         let mut store = Store::new(self.0.prepared.engine(), state);
         store.limiter(|state| state);
         self.refuel(&mut store, budget);
@@ -72,9 +69,13 @@ impl Plugin {
         }
     }
 
+    fn limits(&self, budget: Budget) -> Limits {
+        self.0.host.options.limits.of(budget.kind)
+    }
+
     fn fuel(&self, budget: Budget) -> u64 {
-        let options = &self.0.host.options;
-        options.fuel.saturating_add(options.fuel_each.saturating_mul(budget.units as u64))
+        let limits = self.limits(budget);
+        limits.fuel.saturating_add(limits.fuel_each.saturating_mul(budget.units as u64))
     }
 
     fn refuel(&self, store: &mut Store<State>, budget: Budget) {
@@ -82,7 +83,7 @@ impl Plugin {
         store.data_mut().calls = 0;
         store.data_mut().handed = 0;
         if self.0.waits {
-            let limit = self.0.host.options.deadline;
+            let limit = self.limits(budget).deadline;
             let ticks = limit.as_millis().div_ceil(TICK.as_millis()).max(1);
             store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX / 2));
             store.data_mut().deadline = Some(Instant::now() + limit);
@@ -114,15 +115,15 @@ impl Plugin {
     fn fault(&self, call: &str, error: &wasmtime::Error, state: State, budget: Budget) -> PluginError {
         let (plugin, call, stack) = (self.name().to_owned(), call.to_owned(), stack(error));
         let place = Place(state.builder.as_ref().map_or_else(Box::default, |builder| builder.scope().into()));
-        let options = &self.0.host.options;
+        let limits = self.limits(budget);
         match state.fault {
             Some(Fault::Refused(error)) => PluginError::Build { plugin, error: Box::new(clean_build(error)), stack },
             Some(Fault::Aborted(message)) => PluginError::Panic { plugin, call, place, message, stack },
-            Some(Fault::Calls) => PluginError::Calls { plugin, call, place, budget: options.calls, stack },
+            Some(Fault::Calls) => PluginError::Calls { plugin, call, place, budget: limits.calls, stack },
             Some(Fault::Handed) => PluginError::Output { plugin, call, budget: HANDED >> 20, stack },
             Some(Fault::Memory { asked }) => {
                 let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-                PluginError::Memory { plugin, call, place, asked: mib(asked), budget: mib(options.memory), stack }
+                PluginError::Memory { plugin, call, place, asked: mib(asked), budget: mib(limits.memory), stack }
             }
             Some(Fault::Table) => {
                 let reason = "it asked for tables of more than a million elements".into();
@@ -131,8 +132,8 @@ impl Plugin {
             None => match error.downcast_ref::<Trap>() {
                 Some(Trap::OutOfFuel) => PluginError::Fuel { plugin, call, place, budget: self.fuel(budget), stack },
                 Some(Trap::Interrupt) => {
-                    let limit: Duration = options.deadline;
-                    PluginError::Deadline { plugin, call, seconds: limit.as_secs_f64(), stack }
+                    let seconds = limits.deadline.as_secs_f64();
+                    PluginError::Deadline { plugin, call, seconds, stack }
                 }
                 trap => {
                     let reason = trap.map_or_else(|| format!("{error:#}"), ToString::to_string);

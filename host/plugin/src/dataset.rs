@@ -92,7 +92,7 @@ impl Plugin {
     /// When it holds none, or fails at saying which.
     pub fn loaders(&self) -> Result<Vec<LoaderInfo>> {
         let prepared = self.loader_exports()?;
-        let budget = Budget::of(64, 16 << 10);
+        let budget = Budget::of(Kind::Dataset, 64, 16 << 10);
         let live = self.start("loaders", self.state(), budget, |_, store| prepared.instantiate(store))?;
         let (_, mut infos) =
             live.call("loaders", budget, |exports, store| exports.swift_dataset_loaders().call_loaders(store))?;
@@ -125,7 +125,7 @@ impl Plugin {
     /// When it holds none, or fails at saying which.
     pub fn preprocessors(&self) -> Result<Vec<PreprocessorInfo>> {
         let prepared = self.preprocessor_exports()?;
-        let budget = Budget::of(256, 16 << 10);
+        let budget = Budget::of(Kind::Preprocessor, 256, 16 << 10);
         let live = self.start("preprocessors", self.state(), budget, |_, store| prepared.instantiate(store))?;
         let (_, mut infos) = live.call("preprocessors", budget, |exports, store| {
             exports.swift_dataset_preprocessors().call_preprocessors(store)
@@ -237,7 +237,7 @@ impl Reader {
             })?;
             state.files.also(opened);
         }
-        let budget = Budget::of(1, EACH);
+        let budget = Budget::of(Kind::Dataset, 1, EACH);
         let live = self.plugin.start("open", state, budget, |_, store| self.prepared.instantiate(store))?;
         let (live, reader) = live.call("open", budget, |exports, store| {
             exports.swift_dataset_loaders().call_open(store, &self.name, &self.source, self.cursor.as_deref())
@@ -263,7 +263,7 @@ impl Reader {
     /// When the plugin traps or runs out of its budget.
     pub fn length(&mut self) -> Result<Option<u64>> {
         let (live, reader) = self.live()?;
-        let (live, length) = live.call("length", Budget::of(1, EACH), |exports, store| {
+        let (live, length) = live.call("length", Budget::of(Kind::Dataset, 1, EACH), |exports, store| {
             exports.swift_dataset_loaders().reader().call_length(store, reader)
         })?;
         self.live = Some((live, reader));
@@ -281,7 +281,7 @@ impl Reader {
         }
         let limit = limit.max(1);
         let (live, reader) = self.live()?;
-        let (live, batch) = live.call("next", Budget::of(limit as usize, EACH), |exports, store| {
+        let (live, batch) = live.call("next", Budget::of(Kind::Dataset, limit as usize, EACH), |exports, store| {
             exports.swift_dataset_loaders().reader().call_next(store, reader, limit)
         })?;
         let wrong = |what: String| PluginError::Answer { plugin: self.plugin.name().into(), call: "next".into(), what };
@@ -338,7 +338,7 @@ impl Preprocessor {
     }
 
     fn start(&self, rows: usize) -> Result<Live<PreprocessorExports>> {
-        let budget = Budget::of(rows, EACH);
+        let budget = Budget::of(Kind::Preprocessor, rows, EACH);
         let live =
             self.plugin.start("configure", self.plugin.state(), budget, |_, store| self.prepared.instantiate(store))?;
         let (live, answer) = live.call("configure", budget, |exports, store| {
@@ -360,9 +360,10 @@ impl Preprocessor {
             |what: String| PluginError::Answer { plugin: self.plugin.name().into(), call: "process".into(), what };
         let pieces = in_pieces(rows, PIECE, self.plugin.0.waits, |rows| {
             let live = self.start(rows.len())?;
-            let (_, outcomes) = live.call("process", Budget::of(rows.len(), EACH), |exports, store| {
-                exports.swift_dataset_preprocessors().call_process(store, rows)
-            })?;
+            let (_, outcomes) =
+                live.call("process", Budget::of(Kind::Preprocessor, rows.len(), EACH), |exports, store| {
+                    exports.swift_dataset_preprocessors().call_process(store, rows)
+                })?;
             let outcomes = outcomes.map_err(|message| wrong(clean(&message, MESSAGE)))?;
             if outcomes.len() != rows.len() {
                 return Err(wrong(format!("it gave {} answers for {} rows", outcomes.len(), rows.len())));

@@ -18,7 +18,7 @@ use crate::capability::files::Files;
 use crate::capability::http::Http;
 use crate::clean::clean;
 use crate::contract::{self, FILES, HTTP, Inspection, MAX_COMPONENT};
-use crate::{Grants, Kind, LogLine, PluginError, Result, shape};
+use crate::{Grants, Kind, KindLimits, LogLine, PluginError, Result, shape};
 
 /// Hears something about a plugin: its name and a line.
 pub type Listener<T> = Arc<dyn Fn(&str, T) + Send + Sync>;
@@ -26,16 +26,8 @@ pub type Listener<T> = Arc<dyn Fn(&str, T) + Send + Sync>;
 /// Budgets of plugins, what they were granted, and the place of compiled ones.
 #[derive(Clone)]
 pub struct PluginOptions {
-    /// Units of fuel for one call, about one for each instruction. The trace of a large model takes a few million.
-    pub fuel: u64,
-    /// Fuel on top of it for each sample, row, example or conversation of a call.
-    pub fuel_each: u64,
-    /// How long one call may take where a plugin may wait: for files or an answer over HTTP. Such a plugin has no fuel.
-    pub deadline: Duration,
-    /// Bytes of memory for one instance.
-    pub memory: usize,
-    /// Calls to the host in one call.
-    pub calls: u64,
+    /// What one call of each kind may use.
+    pub limits: KindLimits,
     /// How long compiling one component may take.
     pub compile: Duration,
     /// Folder of compiled plugins; `None` compiles each time.
@@ -51,9 +43,7 @@ pub struct PluginOptions {
 impl std::fmt::Debug for PluginOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PluginOptions")
-            .field("fuel", &self.fuel)
-            .field("memory", &self.memory)
-            .field("deadline", &self.deadline)
+            .field("limits", &self.limits)
             .field("compile", &self.compile)
             .field("cache", &self.cache)
             .field("grants", &self.grants)
@@ -64,11 +54,7 @@ impl std::fmt::Debug for PluginOptions {
 impl Default for PluginOptions {
     fn default() -> Self {
         Self {
-            fuel: 2_000_000_000,
-            fuel_each: 200_000_000,
-            deadline: Duration::from_secs(60),
-            memory: 512 << 20,
-            calls: 1_000_000,
+            limits: KindLimits::default(),
             compile: Duration::from_secs(300),
             cache: default_folder(),
             grants: Grants::default(),

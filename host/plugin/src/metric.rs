@@ -45,7 +45,7 @@ impl Plugin {
     /// When it holds none, or fails at saying which.
     pub fn metrics(&self) -> Result<Vec<MetricInfo>> {
         let prepared = self.metric_exports()?;
-        let budget = Budget::of(64, 16 << 10);
+        let budget = Budget::of(Kind::Metric, 64, 16 << 10);
         let live = self.start("metrics", self.state(), budget, |_, store| prepared.instantiate(store))?;
         let (_, mut infos) =
             live.call("metrics", budget, |exports, store| exports.swift_metric_metrics().call_metrics(store))?;
@@ -82,7 +82,7 @@ impl Metric {
     }
 
     fn start(&self, examples: usize) -> Result<Live<Exports>> {
-        let budget = Budget::of(examples, EACH);
+        let budget = Budget::of(Kind::Metric, examples, EACH);
         let live =
             self.plugin.start("configure", self.plugin.state(), budget, |_, store| self.prepared.instantiate(store))?;
         let (live, answer) = live.call("configure", budget, |exports, store| {
@@ -97,7 +97,7 @@ impl Metric {
     }
 
     fn state_of(&self, live: Live<Exports>) -> Result<Vec<u8>> {
-        let budget = Budget { units: STATES, output: MAX_STATE };
+        let budget = Budget { kind: Kind::Metric, units: STATES, output: MAX_STATE };
         let (_, state) =
             live.call("state", budget, |exports, store| exports.swift_metric_metrics().call_state(store))?;
         state.map_err(|message| self.failed("state", &message))
@@ -106,9 +106,10 @@ impl Metric {
     /// The state after these examples alone.
     fn piece(&self, examples: &[Example]) -> Result<Vec<u8>> {
         let live = self.start(examples.len())?;
-        let (live, answer) = live.call("update", Budget::of(examples.len(), EACH), |exports, store| {
-            exports.swift_metric_metrics().call_update(store, examples)
-        })?;
+        let (live, answer) =
+            live.call("update", Budget::of(Kind::Metric, examples.len(), EACH), |exports, store| {
+                exports.swift_metric_metrics().call_update(store, examples)
+            })?;
         answer.map_err(|message| self.failed("update", &message))?;
         self.state_of(live)
     }
@@ -117,7 +118,7 @@ impl Metric {
     fn merged(&self, states: &[Vec<u8>]) -> Result<Live<Exports>> {
         let mut live = self.start(states.len())?;
         for state in states {
-            let (next, answer) = live.call("merge", Budget::of(PIECE, EACH), |exports, store| {
+            let (next, answer) = live.call("merge", Budget::of(Kind::Metric, PIECE, EACH), |exports, store| {
                 exports.swift_metric_metrics().call_merge(store, state)
             })?;
             answer.map_err(|message| self.failed("merge", &message))?;
@@ -194,7 +195,7 @@ impl Evaluation<'_> {
     /// When the plugin fails, or gives a number that is none.
     pub fn compute(&self) -> Result<Vec<(String, f64)>> {
         let live = self.metric.merged(&self.states)?;
-        let (_, numbers) = live.call("compute", Budget::of(MAX_NUMBERS, 1 << 10), |exports, store| {
+        let (_, numbers) = live.call("compute", Budget::of(Kind::Metric, MAX_NUMBERS, 1 << 10), |exports, store| {
             exports.swift_metric_metrics().call_compute(store)
         })?;
         let numbers = numbers.map_err(|message| self.metric.failed("compute", &message))?;

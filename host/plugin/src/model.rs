@@ -14,7 +14,7 @@ use crate::error::Stack;
 use crate::{Kind, Plugin, PluginError, Result};
 
 /// Fuel is for one trace; a value larger than this in one call (a name, a list) is not a model's.
-const BUDGET: Budget = Budget { units: 0, output: 1 << 20 };
+const BUDGET: Budget = Budget { kind: Kind::Model, units: 0, output: 1 << 20 };
 
 /// A loaded model family.
 #[derive(Clone)]

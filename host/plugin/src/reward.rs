@@ -91,7 +91,7 @@ impl Plugin {
     /// When it holds none, or fails at saying which.
     pub fn rewards(&self) -> Result<Vec<RewardInfo>> {
         let prepared = self.reward_exports()?;
-        let budget = Budget::of(64, EACH);
+        let budget = Budget::of(Kind::Reward, 64, EACH);
         let live = self.start("rewards", self.state(), budget, |_, store| prepared.instantiate(store))?;
         let (_, mut infos) =
             live.call("rewards", budget, |exports, store| exports.swift_reward_rewards().call_rewards(store))?;
@@ -149,7 +149,7 @@ impl Reward {
 
     /// An instance that is set up.
     fn start(&self, samples: usize) -> Result<Live<Exports>> {
-        let budget = Budget::of(samples, EACH);
+        let budget = Budget::of(Kind::Reward, samples, EACH);
         let live =
             self.plugin.start("configure", self.plugin.state(), budget, |_, store| self.prepared.instantiate(store))?;
         let (live, answer) = live.call("configure", budget, |exports, store| {
@@ -162,7 +162,7 @@ impl Reward {
     /// Scores samples in one instance; fails as a whole. Also the fuel it took.
     fn piece(&self, samples: &[Sample], state: &TrainerState) -> Result<(Vec<Outcome>, u64)> {
         let live = self.start(samples.len())?;
-        let (live, answer) = live.call("score", Budget::of(samples.len(), EACH), |exports, store| {
+        let (live, answer) = live.call("score", Budget::of(Kind::Reward, samples.len(), EACH), |exports, store| {
             exports.swift_reward_rewards().call_score(store, samples, state)
         })?;
         let failed =

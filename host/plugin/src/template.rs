@@ -43,7 +43,7 @@ impl Plugin {
     /// When it holds none, or fails at saying which.
     pub fn templates(&self) -> Result<Vec<TemplateInfo>> {
         let prepared = self.template_exports()?;
-        let budget = Budget::of(256, 4 << 10);
+        let budget = Budget::of(Kind::Template, 256, 4 << 10);
         let live = self.start("templates", self.state(), budget, |_, store| prepared.instantiate(store))?;
         let (_, mut infos) =
             live.call("templates", budget, |exports, store| exports.swift_template_templates().call_templates(store))?;
@@ -60,7 +60,7 @@ impl Plugin {
     /// When the plugin traps or runs out of its budget.
     pub fn claims_template(&self, config: &str, tokenizer_config: &str) -> Result<Option<String>> {
         let prepared = self.template_exports()?;
-        let budget = Budget::of(1, EACH);
+        let budget = Budget::of(Kind::Template, 1, EACH);
         let live = self.start("claims", self.state(), budget, |_, store| prepared.instantiate(store))?;
         let (_, name) = live.call("claims", budget, |exports, store| {
             exports.swift_template_templates().call_claims(store, config, tokenizer_config)
@@ -96,7 +96,7 @@ impl Template {
     }
 
     fn start(&self, units: usize) -> Result<Live<Exports>> {
-        let budget = Budget::of(units, EACH);
+        let budget = Budget::of(Kind::Template, units, EACH);
         let live =
             self.plugin.start("configure", self.plugin.state(), budget, |_, store| self.prepared.instantiate(store))?;
         let (live, answer) = live.call("configure", budget, |exports, store| {
@@ -112,9 +112,10 @@ impl Template {
 
     fn render_piece(&self, conversations: &[Conversation], form: Form) -> Result<Vec<Rendered>> {
         let live = self.start(conversations.len())?;
-        let (_, rendered) = live.call("render", Budget::of(conversations.len(), EACH), |exports, store| {
-            exports.swift_template_templates().call_render(store, conversations, form)
-        })?;
+        let (_, rendered) =
+            live.call("render", Budget::of(Kind::Template, conversations.len(), EACH), |exports, store| {
+                exports.swift_template_templates().call_render(store, conversations, form)
+            })?;
         if rendered.len() != conversations.len() {
             let what = format!("it gave {} texts for {} conversations", rendered.len(), conversations.len());
             return Err(self.wrong("render", what));
@@ -145,7 +146,7 @@ impl Template {
     /// When the plugin traps or runs out of its budget.
     pub fn stops(&self) -> Result<Vec<String>> {
         let live = self.start(1)?;
-        let (_, stops) = live.call("stops", Budget::of(1, EACH), |exports, store| {
+        let (_, stops) = live.call("stops", Budget::of(Kind::Template, 1, EACH), |exports, store| {
             exports.swift_template_templates().call_stops(store)
         })?;
         Ok(stops)
@@ -161,9 +162,10 @@ impl Template {
         }
         let pieces = in_pieces(completions, PIECE, self.plugin.0.waits, |completions| {
             let live = self.start(completions.len())?;
-            let (_, parsed) = live.call("parse", Budget::of(completions.len(), EACH), |exports, store| {
-                exports.swift_template_templates().call_parse(store, completions, context)
-            })?;
+            let (_, parsed) =
+                live.call("parse", Budget::of(Kind::Template, completions.len(), EACH), |exports, store| {
+                    exports.swift_template_templates().call_parse(store, completions, context)
+                })?;
             if parsed.len() != completions.len() {
                 let what = format!("it gave {} messages for {} completions", parsed.len(), completions.len());
                 return Err(self.wrong("parse", what));
@@ -179,7 +181,7 @@ impl Template {
     /// When the plugin traps or runs out of its budget.
     pub fn parser(&self, context: &Context) -> Result<StreamParser> {
         let live = self.start(1)?;
-        let (live, handle) = live.call("parser", Budget::of(1, EACH), |exports, store| {
+        let (live, handle) = live.call("parser", Budget::of(Kind::Template, 1, EACH), |exports, store| {
             exports.swift_template_templates().parser().call_constructor(store, context)
         })?;
         Ok(StreamParser { live: Some((live, handle)), plugin: self.plugin.name().into() })
@@ -216,7 +218,7 @@ impl StreamParser {
     /// When the plugin traps or runs out of its budget; the parser is gone then.
     pub fn push(&mut self, text: &str) -> Result<Vec<Event>> {
         let (live, handle) = self.live("push")?;
-        let (live, events) = live.call("push", Budget::of(1, EACH), |exports, store| {
+        let (live, events) = live.call("push", Budget::of(Kind::Template, 1, EACH), |exports, store| {
             exports.swift_template_templates().parser().call_push(store, handle, text)
         })?;
         self.live = Some((live, handle));
@@ -229,7 +231,7 @@ impl StreamParser {
     /// When the plugin traps or runs out of its budget.
     pub fn finish(mut self) -> Result<Vec<Event>> {
         let (live, handle) = self.live("finish")?;
-        let (_, events) = live.call("finish", Budget::of(1, EACH), |exports, store| {
+        let (_, events) = live.call("finish", Budget::of(Kind::Template, 1, EACH), |exports, store| {
             exports.swift_template_templates().parser().call_finish(store, handle)
         })?;
         Ok(events)

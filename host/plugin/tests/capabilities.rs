@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest::Guest;
-use swift_plugin::{Grants, Kind, Plugin, PluginError, PluginHost, PluginOptions, PluginSet};
+use swift_plugin::{Grants, Kind, KindLimits, Limits, Plugin, PluginError, PluginHost, PluginOptions, PluginSet};
 
 fn host(grants: &[String]) -> Arc<PluginHost> {
     let mut granted = Grants::default();
     grants.iter().for_each(|grant| granted.add(grant).unwrap());
     let options = PluginOptions {
-        deadline: Duration::from_millis(1500),
-        memory: 128 << 20,
-        calls: 10_000,
+        limits: KindLimits::default().with(|limits| {
+            *limits = Limits { deadline: Duration::from_millis(1500), memory: 128 << 20, calls: 10_000, ..*limits };
+        }),
         cache: None,
         grants: granted,
         ..PluginOptions::default()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use swift_graph::{StorageType, TableCheckpoint, TensorInfo};
-use swift_plugin::{ModelPlugin, PluginError, PluginHost, PluginOptions};
+use swift_plugin::{KindLimits, Limits, ModelPlugin, PluginError, PluginHost, PluginOptions};
 
 fn dist(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../plugins/dist").join(file)
@@ -12,8 +12,11 @@ fn dist(file: &str) -> PathBuf {
 
 /// Small budgets, so that the runaway cases end at once.
 fn host() -> Arc<PluginHost> {
-    let options =
-        PluginOptions { fuel: 20_000_000, memory: 16 << 20, calls: 10_000, cache: None, ..PluginOptions::default() };
+    let limits = |limits: &mut Limits| {
+        *limits = Limits { fuel: 20_000_000, memory: 16 << 20, calls: 10_000, ..*limits };
+    };
+    let limits = KindLimits::default().with(limits);
+    let options = PluginOptions { limits, cache: None, ..PluginOptions::default() };
     Arc::new(PluginHost::new(options).unwrap())
 }
 

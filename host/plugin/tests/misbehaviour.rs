@@ -9,18 +9,22 @@ use std::time::Duration;
 
 use guest::{Guest, empty_rows, error_text, functions, zeros_list};
 use swift_plugin::{
-    Answer, ChatMessage, Conversation, Example, FailurePolicy, Form, Kind, Listener, LogLine, Message, Outcome, Part,
-    Plugin, PluginError, PluginHost, PluginOptions, Sample, TrainerState,
+    Answer, ChatMessage, Conversation, Example, FailurePolicy, Form, Kind, KindLimits, Limits, Listener, LogLine,
+    Message, Outcome, Part, Plugin, PluginError, PluginHost, PluginOptions, Sample, TrainerState,
 };
 
 /// Small budgets, so that runaway cases end at once.
 fn options() -> PluginOptions {
     PluginOptions {
-        fuel: 20_000_000,
-        fuel_each: 1_000_000,
-        deadline: Duration::from_millis(300),
-        memory: 16 << 20,
-        calls: 10_000,
+        limits: KindLimits::default().with(|limits| {
+            *limits = Limits {
+                fuel: 20_000_000,
+                fuel_each: 1_000_000,
+                deadline: Duration::from_millis(300),
+                memory: 16 << 20,
+                calls: 10_000,
+            };
+        }),
         cache: None,
         ..PluginOptions::default()
     }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use languages::{assert_alone, assert_golden, built, scaffold, tools_are_here};
 use swift_author::{Built, Kind, Language};
 use swift_plugin::{
-    Answer, Example, LogLine, Message, Outcome, Plugin, PluginHost, PluginOptions, RowOutcome, Sample, TrainerState,
+    Answer, Example, KindLimits, LogLine, Message, Outcome, Plugin, PluginHost, PluginOptions, RowOutcome, Sample,
+    TrainerState,
 };
 
 /// A plugin of all kinds that the SDKs have.
@@ -43,7 +44,7 @@ fn load(built: &Built) -> (Plugin, Arc<Mutex<Vec<String>>>) {
     let heard = Arc::clone(&lines);
     let options = PluginOptions {
         cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled-plugins")),
-        memory: 256 << 20,
+        limits: KindLimits::default().with(|limits| limits.memory = 256 << 20),
         log: Some(Arc::new(move |_, line: LogLine| heard.lock().unwrap().push(line.message))),
         ..PluginOptions::default()
     };

@@ -5,15 +5,19 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use swift_plugin::{FailurePolicy, Kind, Plugin, PluginHost, PluginOptions, Sample, TrainerState, sections};
+use swift_plugin::{FailurePolicy, Kind, KindLimits, Limits, Plugin, PluginHost, PluginOptions, Sample, TrainerState, sections};
 
 static HOST: LazyLock<Arc<PluginHost>> = LazyLock::new(|| {
     let options = PluginOptions {
-        fuel: 1_000_000,
-        fuel_each: 1_000,
-        deadline: Duration::from_millis(50),
-        memory: 8 << 20,
-        calls: 1_000,
+        limits: KindLimits::default().with(|limits| {
+            *limits = Limits {
+                fuel: 1_000_000,
+                fuel_each: 1_000,
+                deadline: Duration::from_millis(50),
+                memory: 8 << 20,
+                calls: 1_000,
+            };
+        }),
         cache: None,
         ..PluginOptions::default()
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use swift_author::{Built, Kind, Language, Project, Tools, build, new, run_tests};
-use swift_plugin::{LogLine, Outcome, Plugin, PluginHost, PluginOptions, Reward, Sample, TrainerState};
+use swift_plugin::{KindLimits, LogLine, Outcome, Plugin, PluginHost, PluginOptions, Reward, Sample, TrainerState};
 
 /// Whether the tools of other languages are here; without them a test ends, and fails where `CI` is set.
 pub(crate) fn tools_are_here() -> bool {
@@ -77,7 +77,8 @@ pub(crate) struct Loaded {
 /// Loads a component; `grants` are as after `--allow`.
 pub(crate) fn load(built: &Built, grants: &[String]) -> Loaded {
     let lines = Arc::new(Mutex::new(Vec::new()));
-    let mut options = PluginOptions { cache: None, memory: 256 << 20, ..PluginOptions::default() };
+    let limits = KindLimits::default().with(|limits| limits.memory = 256 << 20);
+    let mut options = PluginOptions { cache: None, limits, ..PluginOptions::default() };
     for grant in grants {
         options.grants.add(grant).unwrap();
     }
