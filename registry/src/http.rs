@@ -165,6 +165,9 @@ impl Http {
             let next = location.and_then(|location| resolve(&url, location));
             let next = next.ok_or_else(|| malformed("it redirects to nowhere"))?;
             let host = authority(&next).ok_or_else(|| malformed("it redirects to nowhere"))?;
+            if leads_here(request.host, host) {
+                return Err(malformed("it redirects to this machine"));
+            }
             if next.starts_with("http://") && !self.may_be_plain(host) {
                 return Err(RegistryError::Insecure { host: clean(host, 100) });
             }
@@ -217,6 +220,9 @@ impl Http {
         let Challenge::Bearer { realm, service, scope } = challenge else { return Ok(basic) };
         let malformed = |what: &str| RegistryError::Malformed { host: request.host.into(), what: what.into() };
         let host = authority(&realm).ok_or_else(|| malformed("it sends to nowhere for a token"))?;
+        if leads_here(request.host, host) {
+            return Err(malformed("it sends to this machine for a token"));
+        }
         if realm.starts_with("http://") && !self.may_be_plain(host) {
             return Err(RegistryError::Insecure { host: clean(host, 100) });
         }
@@ -374,6 +380,11 @@ pub(crate) fn authority(url: &str) -> Option<&str> {
 }
 
 /// Whether a host is this machine.
+/// A registry elsewhere has no say in what is asked of this machine's own services.
+fn leads_here(registry: &str, host: &str) -> bool {
+    is_loopback(host) && !is_loopback(registry)
+}
+
 fn is_loopback(host: &str) -> bool {
     let name = host.split(':').next().unwrap_or(host);
     name == "localhost" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
@@ -445,6 +456,7 @@ mod tests {
             assert_eq!(resolve("http://a.io/x", location), None, "{location}");
         }
         assert!(is_loopback("localhost:5000") && is_loopback("127.0.0.1") && !is_loopback("localhost.evil.io"));
+        assert!(leads_here("ghcr.io", "127.0.0.1:22") && !leads_here("localhost:5000", "localhost:5001"));
         assert!(!is_loopback("10.0.0.1:5000") && !is_loopback("127.0.0.1.nip.io"));
         assert_eq!(encoded("a b:c/d"), "a%20b%3Ac%2Fd");
     }

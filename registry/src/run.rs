@@ -22,22 +22,21 @@ pub struct Used<'a> {
     pub path: Option<&'a Path>,
 }
 
-/// Refuses a plugin whose bytes are not those of the project's `swift.lock` (at `lock`), or that lies in the store and is not
-/// what was installed there. A plugin that neither knows is the user's own choice.
+/// Refuses a plugin whose bytes are not those of the project's `swift.lock` (at `lock`), or that was installed and is not what
+/// was installed: every folder with an index is a store. A plugin that neither knows is the user's own choice.
 ///
 /// # Errors
 /// [`RegistryError::LockDiffers`], [`RegistryError::Tampered`], or that the lock or the store cannot be read.
-pub fn check_run(lock: &Path, store: Option<&Path>, plugins: &[Used<'_>]) -> Result<()> {
+pub fn check_run(lock: &Path, plugins: &[Used<'_>]) -> Result<()> {
     let lock = Lock::load(lock)?.unwrap_or_default();
     for Used { name, version, digest, .. } in plugins {
         if let Some(locked) = lock.get(name).filter(|locked| locked.digest != *digest) {
             return Err(differs(locked, version, digest));
         }
     }
-    let Some(folder) = store else { return Ok(()) };
-    let index = Store::new(folder).index()?;
     for Used { digest, path, .. } in plugins {
-        let Some(path) = path.filter(|path| path.parent() == Some(folder)) else { continue };
+        let Some((path, folder)) = path.and_then(|path| Some((path, path.parent()?))) else { continue };
+        let index = Store::new(folder).index()?;
         let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|name| index.installed.contains(*name))
         else {
             continue;

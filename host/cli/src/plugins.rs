@@ -89,8 +89,7 @@ impl Plugins {
 /// Refuses a component that is not what `swift.lock` of the current folder pins, or what was installed.
 pub(crate) fn check(inspection: &Inspection, path: Option<&Path>) -> Result<(), Failure> {
     let used = Used { name: &inspection.name, version: &inspection.version, digest: &inspection.digest, path };
-    let store = swift_registry::store_folder();
-    Ok(swift_registry::check_run(Path::new(swift_registry::LOCK_FILE), store.as_deref(), &[used])?)
+    Ok(swift_registry::check_run(Path::new(swift_registry::LOCK_FILE), &[used])?)
 }
 
 fn log(plugin: &str, line: LogLine) {

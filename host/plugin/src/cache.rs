@@ -41,9 +41,7 @@ impl Cache {
         let secret = match read_secret(&folder) {
             Ok(secret) => secret,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut file = folder.open_with(SECRET, &private_file())?;
-                file.write_all(&rand::random::<[u8; KEY_BYTES]>())?;
-                file.sync_all()?;
+                make_secret(&folder)?;
                 read_secret(&folder)?
             }
             Err(error) => return Err(error),
@@ -103,8 +101,20 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 fn read_secret(folder: &Dir) -> std::io::Result<[u8; KEY_BYTES]> {
     let mut secret = Vec::new();
     folder.open(SECRET)?.take(KEY_BYTES as u64 + 1).read_to_end(&mut secret)?;
-    // Another process may be writing it this moment.
     secret.try_into().map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "the cache's secret is damaged"))
+}
+
+/// Makes the secret whole or not at all; of two processes that start at once, the first one's is kept.
+fn make_secret(folder: &Dir) -> std::io::Result<()> {
+    let making = format!(".secret.{}.{:08x}", std::process::id(), rand::random::<u32>());
+    let mut file = folder.open_with(&making, &private_file())?;
+    let written = file.write_all(&rand::random::<[u8; KEY_BYTES]>()).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| folder.hard_link(&making, folder, SECRET));
+    let _ = folder.remove_file(&making);
+    match linked {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
 }
 
 fn private_file() -> OpenOptions {
@@ -177,6 +187,24 @@ mod tests {
         let mac = hmac_sha256(&secret, &[b"what do ya want ", b"for nothing?"]);
         let text: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(text, "099805f4ac310786968565c098db515cc50862b420ae31e20238312344bed36a");
+    }
+
+    #[test]
+    fn two_first_starts_share_one_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let starts: Vec<_> = (0..8)
+            .map(|_| {
+                std::thread::spawn({
+                    let path = path.clone();
+                    move || Cache::open(&path)
+                })
+            })
+            .collect();
+        let secrets: Vec<_> = starts.into_iter().map(|start| start.join().unwrap().unwrap().secret).collect();
+        assert!(secrets.iter().all(|secret| *secret == secrets[0]));
+        let left: Vec<_> = path.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [SECRET]);
     }
 
     #[cfg(unix)]

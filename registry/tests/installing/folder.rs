@@ -169,7 +169,7 @@ fn a_run_refuses_other_bytes() {
     let version = Version::new(0, 1, 0);
     let lock = place.path("swift.lock");
     let run = |digest: &str, path: Option<&std::path::Path>| {
-        check_run(&lock, Some(&store), &[Used { name: "polite", version: &version, digest, path }])
+        check_run(&lock, &[Used { name: "polite", version: &version, digest, path }])
     };
     let digest = Lock::load(&lock).unwrap().unwrap().get("polite").unwrap().digest.clone();
     run(&digest, Some(&path)).unwrap();
