@@ -40,7 +40,8 @@ pub(crate) fn plugins(arguments: &[&str]) -> Result<()> {
             .arg(&component)
             .env("CARGO_TARGET_DIR", root().join("target/guests-of-authors"))
             .env(tools::VARIABLE, &prepared))?;
-        components.push(component);
+        components.push(format!("{name}.wasm"));
     }
-    run(Command::new(&swift).args(["plugin", "bench"]).args(&components).args(arguments))
+    // In their folder, so that the table is no wider than it has to be.
+    run(Command::new(&swift).current_dir(&folder).args(["plugin", "bench"]).args(&components).args(arguments))
 }
