@@ -82,14 +82,14 @@ fn metadata(plugin: &Plugin, findings: &mut Findings) {
         findings.warn("metadata", "it carries no plugin.toml: its name is its file's, its version unknown");
         return;
     };
-    for (missing, key) in [
-        (manifest.summary.is_empty(), "summary"),
-        (manifest.license.is_none(), "license"),
-        (manifest.authors.is_empty(), "authors"),
-    ] {
-        if missing {
-            findings.warn("metadata", format!("plugin.toml has no `{key}`"));
-        }
+    let missing = [
+        (manifest.summary.is_empty(), "`summary`"),
+        (manifest.license.is_none(), "`license`"),
+        (manifest.authors.is_empty(), "`authors`"),
+    ];
+    let missing: Vec<&str> = missing.into_iter().filter_map(|(missing, key)| missing.then_some(key)).collect();
+    if !missing.is_empty() {
+        findings.warn("metadata", format!("plugin.toml has no {}: publish it with them", missing.join(", no ")));
     }
     let asks = [
         (manifest.capabilities.read, "read", "swift:plugin/files"),

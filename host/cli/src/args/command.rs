@@ -38,7 +38,7 @@ pub(super) fn root() -> Command {
         .after_help(after)
         // clap keeps a global argument's values either from before the command or from after it; both count here, so
         // the argument is made twice and the parser joins them.
-        .args(ARGUMENTS.iter().filter(|spec| spec.kind == Kind::Repeated).map(argument))
+        .args(ARGUMENTS.iter().filter(|spec| matches!(spec.kind, Kind::Repeated(_))).map(argument))
         .subcommands(Verb::ALL.iter().map(|(_, name, about)| {
             let other = name.replace('-', "_");
             Command::new(*name).about(*about).aliases((other != *name).then_some(other)).defer(with_arguments)
@@ -95,7 +95,7 @@ fn argument(spec: &'static ArgumentSpec) -> Arg {
         Kind::Boolean => arg.value_name("true|false").num_args(0..=1).default_missing_value("true"),
         Kind::Choice(choices) => arg.value_name(choices.join("|")),
         Kind::List => arg.value_name("VALUE").num_args(1..).action(ArgAction::Append),
-        Kind::Repeated => arg.value_name("PATH").action(ArgAction::Append),
+        Kind::Repeated(name) => arg.value_name(name).action(ArgAction::Append),
     }
 }
 

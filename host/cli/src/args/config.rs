@@ -36,7 +36,7 @@ pub(crate) fn read(path: &Path, verb: Verb) -> Result<Vec<(&'static str, Vec<Str
             Some((name, Known::Unbuilt(topic))) => parse::refuse_unless_harmless(&name, topic, &texts, &place)?,
             Some((_, Known::Built(spec))) => {
                 parse::check_verb(spec, verb, &place)?;
-                if texts.len() != 1 && !matches!(spec.kind, Kind::List | Kind::Repeated) {
+                if texts.len() != 1 && !matches!(spec.kind, Kind::List | Kind::Repeated(_)) {
                     return Err(UsageError::new(format!("{place}{key} takes one value"), "give a single value"));
                 }
                 found.push((spec.name, texts));

@@ -66,8 +66,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// One or more values after one flag.
     List,
-    /// One value each time; the flag may be repeated, also before the command.
-    Repeated,
+    /// One value each time, which help calls by this name; the flag may be repeated, also before the command.
+    Repeated(&'static str),
 }
 
 /// What holds when an argument is not given.

@@ -50,7 +50,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     row("model_type", Text, Computed("from config.json"), MODEL, ALL, "Model family, where config.json leaves it open"),
     row(
         "plugin",
-        Repeated,
+        Repeated("PATH"),
         Computed("the installed ones"),
         MODEL,
         ALL,
@@ -58,7 +58,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     ),
     row(
         "allow",
-        Repeated,
+        Repeated("GRANT"),
         NoDefault,
         MODEL,
         ALL,
@@ -67,7 +67,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     row(
         "plugin_timeout",
         Float,
-        Computed("60"),
+        Computed("10 for a template, 300 for a reward, 60 for others"),
         MODEL,
         ALL,
         "Seconds that one call of a plugin with such a grant may take",

@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
             (None, _) => Vec::new(),
         };
         let value = match (spec.kind, texts.as_slice()) {
-            (Kind::List | Kind::Repeated, texts) => json!(texts),
+            (Kind::List | Kind::Repeated(_), texts) => json!(texts),
             (_, []) => Value::Null,
             (Kind::Boolean, [text, ..]) => json!(boolean(text)),
             (Kind::Integer, [text, ..]) => json!(text.parse::<u64>().ok()),
