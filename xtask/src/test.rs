@@ -17,7 +17,10 @@ pub(crate) fn all(arguments: &[&str]) -> Result<()> {
     if let Err(error) = toolchain::find(None) {
         println!("{error}");
     }
-    run(Command::new("cargo").args(["nextest", "run", "--workspace"]).args(arguments).env(tools::VARIABLE, &tools))?;
+    run(Command::new("cargo")
+        .args(["nextest", "run", "--workspace", "--no-fail-fast"])
+        .args(arguments)
+        .env(tools::VARIABLE, &tools))?;
     if !arguments.is_empty() {
         return Ok(());
     }
