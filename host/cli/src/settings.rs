@@ -440,7 +440,10 @@ impl Reader<'_> {
         }
         let timeout = self.optional_at_least_zero("plugin_timeout")?;
         if timeout.is_some_and(|seconds| !(0.01..=86_400.0).contains(&seconds)) {
-            return Err(UsageError::new("--plugin_timeout is not between 0.01 and 86400 seconds", "the default is 10 for templates, 300 for rewards and 60 for others"));
+            return Err(UsageError::new(
+                "--plugin_timeout is not between 0.01 and 86400 seconds",
+                "the default is 10 for templates, 300 for rewards and 60 for others",
+            ));
         }
         Ok(PluginSettings {
             files: self.list("plugin")?.into_iter().map(PathBuf::from).collect(),
