@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
-use wasmtime::{Config, Engine};
+use wasmtime::{Config, Engine, PoolingAllocationConfig};
 
-use crate::binding::{State, loader, model, plugin, template};
+use crate::binding::{State, TABLE_ELEMENTS, loader, model, plugin, template};
 use crate::cache::{Cache, default_folder};
 use crate::capability::files::Files;
 use crate::capability::http::Http;
@@ -69,6 +69,26 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// A component from this size on takes a second or more to compile.
 const LARGE: usize = 1 << 20;
 
+/// Places that instances take and leave: making one is then a few page faults, and no call to map memory, for which threads
+/// would wait on each other. What an instance wrote is gone before the next one gets its place. The pool bounds nothing that
+/// [`crate::Limits`] bounds: only how many instances there are at once, in this process.
+fn pool() -> PoolingAllocationConfig {
+    // A component of a language with an interpreter has some ten core instances and tables.
+    const EACH: u32 = 16;
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(INSTANCES).total_memories(INSTANCES);
+    pool.total_core_instances(INSTANCES * EACH).total_tables(INSTANCES * EACH);
+    pool.max_memory_size(4 << 30)
+        .table_elements(TABLE_ELEMENTS)
+        .max_tables_per_module(EACH)
+        .max_memories_per_module(EACH);
+    pool.max_component_instance_size(16 << 20).max_core_instance_size(16 << 20);
+    pool
+}
+
+/// Instances at once; each reserves 4 GiB of addresses, of which there are 128 TiB.
+const INSTANCES: u32 = 1000;
+
 /// A WebAssembly engine with what plugins may import.
 struct Runtime {
     engine: Engine,
@@ -90,7 +110,10 @@ impl Runtime {
         config.cranelift_nan_canonicalization(true);
         config.wasm_relaxed_simd(false);
         config.wasm_memory64(false);
-        let engine = Engine::new(&config)?;
+        // Without address space for the pool each instance maps its own memory.
+        let mut pooled = config.clone();
+        pooled.allocation_strategy(pool());
+        let engine = Engine::new(&pooled).or_else(|_| Engine::new(&config))?;
         let mut linker = Linker::new(&engine);
         model::contract::swift::model::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         model::contract::swift::model::graph::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;

@@ -8,6 +8,8 @@ use wasmparser::{
     Parser, Payload,
 };
 
+use crate::binding::TABLE_ELEMENTS;
+
 /// Core functions of a component. (A Python interpreter has 14 000.)
 const FUNCTIONS: u64 = 100_000;
 /// Bytes of one function's body. (A Python interpreter's largest has 430 000.)
@@ -48,6 +50,12 @@ pub(crate) fn check(component: &[u8]) -> Result<(), String> {
                 let closed = scopes.pop().flatten();
                 if let (Some(closed), Some(Some(around))) = (closed, scopes.last_mut()) {
                     around.components.push(Some(closed.instances));
+                }
+            }
+            Payload::TableSection(section) => {
+                let mut tables = section.clone().into_iter().flatten();
+                if tables.any(|table| table.ty.initial > TABLE_ELEMENTS as u64) {
+                    return Err("it asks for tables of more than a million elements".into());
                 }
             }
             Payload::CodeSectionStart { count, .. } => {

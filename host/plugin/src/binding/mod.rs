@@ -53,7 +53,7 @@ const LINES: usize = 100;
 /// Bytes that one call may hand over in all its calls to the host: passing them costs the plugin nothing.
 pub(crate) const HANDED: usize = 256 << 20;
 /// Elements of all tables of an instance.
-const TABLE_ELEMENTS: usize = 1_000_000;
+pub(crate) const TABLE_ELEMENTS: usize = 1_000_000;
 
 /// How much a line of a plugin's log matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
