@@ -137,3 +137,13 @@ fn a_damaged_source_is_one_clear_error() {
     let unknown = place.complaint(&train("parquett::shards"), 1);
     assert!(unknown.contains("parquett"), "{unknown}");
 }
+
+/// One that is built in and does not load is named: it is not as if it were not there.
+#[test]
+fn a_grant_that_a_built_in_plugin_cannot_have_is_named() {
+    let place = place();
+    let refused = place.complaint("plugin run parquet --input shards --allow parquet:read=absent", 1);
+    assert!(refused.contains("parquet") && refused.contains("absent"), "{refused}");
+    let refused = place.complaint(&place.train("run", "--allow qwen3:read=."), 1);
+    assert!(refused.contains("qwen3") && refused.contains("read"), "{refused}");
+}

@@ -180,6 +180,61 @@ fn what_goes_wrong_says_what_to_do() {
     assert!(swift(&place, "plugin verify").good().out.contains("polite 0.1.0: good, not signed"));
 }
 
+/// A component of the rewards that are built in, under another name.
+fn reward(name: &str, version: &str) -> Vec<u8> {
+    let manifest = format!("name = \"{name}\"\nversion = \"{version}\"\nkind = [\"reward\"]\n");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../plugins/dist/rewards.wasm");
+    sections::embed(&std::fs::read(path).expect("a component"), &[(sections::MANIFEST, manifest.as_bytes())])
+}
+
+#[test]
+fn a_run_takes_only_what_was_locked_and_installed() {
+    let place = Place::new();
+    put(&place, "shelf/polite/0.1.0.wasm", &reward("polite", "0.1.0"));
+    swift(&place, "plugin add polite --registry ./shelf").good();
+    swift(&place, "plugin lock").good();
+    place.write("samples.jsonl", "{\"completion\": \"\\\\boxed{4}\", \"solution\": \"4\"}\n");
+    let scores = |file: &str| format!("plugin run {file}:accuracy --input samples.jsonl");
+    assert!(swift(&place, &scores("polite")).good().out.contains("\"score\":1.0"));
+
+    // Given by hand, it has the locked name and other bytes: refused by whatever command it is given to.
+    put(&place, "other.wasm", &reward("polite", "0.1.1"));
+    for command in [scores("other.wasm"), place.train("given", "--plugin other.wasm")] {
+        let error = fails(&place, &command);
+        assert!(error.contains("polite") && error.contains("swift.lock"), "{error}");
+    }
+    // Changed where it lies: neither locked nor what was installed. A project without a lock is told the second.
+    put(&place, ".local/share/swift/plugins/polite.wasm", &reward("polite", "0.1.0-changed"));
+    assert!(fails(&place, &scores("polite")).contains("swift.lock"));
+    assert!(fails(&place, &place.train("installed", "")).contains("swift.lock"));
+    std::fs::remove_file(place.path("swift.lock")).expect("a lock");
+    assert!(fails(&place, &scores("polite")).contains("is not what was installed"));
+    assert!(fails(&place, &place.train("tampered", "")).contains("is not what was installed"));
+}
+
+#[test]
+fn what_is_locked_is_fetched_again_when_it_is_gone() {
+    let place = Place::new();
+    put(&place, "shelf/polite/0.1.0.wasm", &reward("polite", "0.1.0"));
+    swift(&place, "plugin add polite --registry ./shelf").good();
+    swift(&place, "plugin lock").good();
+    let lock = place.read("swift.lock");
+    // A newer one is published, and all that was here is lost: the lock brings back the old one.
+    put(&place, "shelf/polite/0.2.0.wasm", &reward("polite", "0.2.0"));
+    for lost in [".local/share/swift", ".cache/swift"] {
+        let _ = std::fs::remove_dir_all(place.path(lost));
+    }
+    swift(&place, "plugin add").good();
+    assert!(swift(&place, "plugin verify").good().out.contains("polite 0.1.0: good"));
+    assert_eq!(place.read("swift.lock"), lock);
+    // What is published under that version is no longer what was locked.
+    std::fs::remove_dir_all(place.path(".local/share/swift")).expect("a store");
+    let _ = std::fs::remove_dir_all(place.path(".cache/swift"));
+    put(&place, "shelf/polite/0.1.0.wasm", &reward("polite", "0.1.0+other"));
+    assert!(fails(&place, "plugin add").contains("polite"), "other bytes");
+    assert!(!place.path(".local/share/swift/plugins/polite.wasm").exists());
+}
+
 #[test]
 fn keys_are_made_once_and_kept_secret() {
     let place = Place::new();

@@ -233,7 +233,7 @@ impl PluginError {
             Self::AmbiguousFunction { wanted, .. } => format!("say which: PLUGIN/{wanted}"),
             Self::Settings { .. } => "change or leave out what it names".into(),
             Self::Answer { .. } => "this is a fault of the plugin: report it to its author with the text above, or use another version".into(),
-            Self::Source { .. } => "check what you named as the dataset".into(),
+            Self::Source { .. } => "check what you named as the dataset, and the loader's settings".into(),
             Self::TooManyFailures { .. } => {
                 "mend the reward or the rows; `--reward-failures skip` lets the run go on without these scores, or a share such as 0.5 allows more".into()
             }

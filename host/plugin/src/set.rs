@@ -139,7 +139,7 @@ impl PluginSet {
     /// The plugin of this name, by standing: given, installed, built in.
     ///
     /// # Errors
-    /// When an installed one of this name cannot be loaded.
+    /// When the one of this name cannot be loaded.
     pub fn named(&self, name: &str) -> Result<Option<Plugin>> {
         if let Some(plugin) = self.given.iter().find(|plugin| plugin.name() == name) {
             return Ok(Some(plugin.clone()));
@@ -147,8 +147,8 @@ impl PluginSet {
         if let Some(one) = self.installed.iter().find(|one| one.inspection.name == name) {
             return self.load(one).cloned().map(Some);
         }
-        let at = BUILT_IN.iter().position(|(known, ..)| *known == name);
-        Ok(at.and_then(|at| self.built_in_at(at)).cloned())
+        let Some(at) = BUILT_IN.iter().position(|(known, ..)| *known == name) else { return Ok(None) };
+        self.built_in_or_why(at).map(Some)
     }
 
     /// One that does not load is none; why is among the problems of whoever asks for its kind.
@@ -156,6 +156,12 @@ impl PluginSet {
         let (name, _, bytes) = BUILT_IN[at];
         let load = || self.host.load_bytes(name, None, bytes).map_err(|error| error.to_string());
         self.built_in[at].get_or_init(load).as_ref().ok()
+    }
+
+    /// The same where nothing else will do.
+    fn built_in_or_why(&self, at: usize) -> Result<Plugin> {
+        let (name, _, bytes) = BUILT_IN[at];
+        self.built_in_at(at).cloned().map_or_else(|| self.host.load_bytes(name, None, bytes), Ok)
     }
 
     /// Loads an installed plugin, the first time. Its file is read again: what was inspected is what is loaded, or nothing.
@@ -296,8 +302,8 @@ impl PluginSet {
         let mut built_in: Vec<usize> = (0..BUILT_IN.len()).filter(|&at| BUILT_IN[at].1 == Kind::Model).collect();
         built_in.sort_by_key(|&at| BUILT_IN[at].0 != named);
         for at in built_in {
-            let Some(plugin) = self.built_in_at(at) else { continue };
-            asked.push(shown(plugin));
+            let plugin = self.built_in_or_why(at)?;
+            asked.push(shown(&plugin));
             let model = plugin.model()?;
             if model.claims(config)?.is_some() {
                 return Ok(model);

@@ -84,14 +84,16 @@ impl Tools {
     /// When it is not there and may not, or cannot, be installed.
     pub fn npm(&self, package: &str, version: &str, entry: &str) -> Result<PathBuf> {
         let prepared = self.prepared.as_ref().map(|folder| folder.join("node/node_modules").join(entry));
-        if let Some(path) = prepared.filter(|path| path.exists()) {
+        // What `npm install` made here.
+        let here = std::path::absolute(Path::new("node_modules").join(entry)).ok();
+        if let Some(path) = prepared.into_iter().chain(here).find(|path| path.exists()) {
             return Ok(path);
         }
         let requirement = format!("{package}@{version}");
         let missing = |installable| AuthorError::ToolMissing {
             tool: format!("{package} {version}"),
             needed_for: "building this plugin".into(),
-            install: format!("npm install {requirement} (and set SWIFT_TEST_TOOLS to a folder with node/node_modules)"),
+            install: format!("npm install {requirement}, in this folder"),
             installable,
         };
         let name = package.replace('/', "-");

@@ -14,7 +14,7 @@ pub(super) fn answers(plugin: &Plugin, case: &Map<String, Value>) -> Answers {
     let model = plugin.model().map_err(failed)?;
     let config = config.to_string();
     if model.claims(&config).map_err(failed)?.is_none() {
-        return Err("the plugin does not claim this config".into());
+        return Err("the plugin does not claim this config: check its `model_type` and `architectures`".into());
     }
     let trace = model.trace(&config, "causal-lm", &checkpoint).map_err(failed)?;
     let actual = used(&trace.graph);
