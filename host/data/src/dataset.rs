@@ -1,29 +1,33 @@
-//! Dataset strings, local files and the canonical rows in them.
+//! Dataset strings, and the canonical rows of local files.
 //!
 //! Files of a form that is not known here are read by loaders, see [`crate::find_loader`].
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use swift_plugin::{Preprocessor, RowOutcome, valid_name};
 
-use crate::{ColumnMap, DataError, Ledger, Origin, Row, RowError, Stream, permutation};
+use crate::{
+    ColumnMap, DataError, Ledger, Origin, Row, RowError, Stream, permutation,
+    source::{self, ENDINGS, files_in, format_of, matching},
+};
 
-/// A dataset string: `[LOADER::]path[:subset][#n]`.
+/// A dataset string: `[LOADER::]path[:subset1/subset2|:all][#n]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetSpec {
     /// As the user wrote it.
     pub text: String,
     /// The loader plugin that it names.
     pub loader: Option<String>,
-    /// A file or folder; for a loader, whatever it understands.
+    /// A file, a folder or a pattern; for a loader, whatever it understands.
     pub path: PathBuf,
-    /// A part of it, for a loader.
-    pub subset: Option<String>,
+    /// Parts of it, in this order; none: what a source gives by itself.
+    pub subsets: Vec<String>,
     /// How many rows to use: fewer are sampled, more are repeated.
     pub sample: Option<usize>,
 }
@@ -47,49 +51,43 @@ pub struct LoadOptions {
 pub struct Dataset {
     pub rows: Vec<Row>,
     pub ledger: Ledger,
-    /// SHA-256 of the file, or of the rows that a loader gave.
+    /// SHA-256 of the file, of the digests of several files, or of the rows that a loader gave.
     pub digest: String,
 }
 
-#[derive(Clone, Copy)]
-enum Format {
-    JsonLines,
-    JsonList,
-    Csv,
-}
-
 impl DatasetSpec {
-    /// Parses `[LOADER::]path[:subset][#n]`. Hub ids are refused, and paths that are not there unless a loader is named.
+    /// Parses the string. Hub ids are refused, and paths that are not there unless a loader is named.
     pub fn parse(text: &str) -> Result<Self, DataError> {
-        let spec = |path: &str, subset: Option<&str>, sample| Self {
-            text: text.into(),
-            loader: None,
-            path: path.into(),
-            subset: subset.map(Into::into),
-            sample,
+        let refuse = |message: String, hint: &str| DataError::Spec { spec: text.into(), message, hint: hint.into() };
+        let spec = |path: &str, subsets: Option<&str>, sample| -> Result<Self, DataError> {
+            let subsets: Vec<String> = subsets.into_iter().flat_map(|names| names.split('/')).map(Into::into).collect();
+            if subsets.iter().any(String::is_empty) {
+                return Err(refuse("a subset has no name".into(), "write path:subset1/subset2, or path:all"));
+            }
+            Ok(Self { text: text.into(), loader: None, path: path.into(), subsets, sample })
         };
         if Path::new(text).is_file() {
-            return Ok(spec(text, None, None)); // a file whose name happens to hold `#` or `:`
+            return spec(text, None, None); // a file whose name happens to hold `#` or `:`
         }
         let (path, sample) = match text.rsplit_once('#') {
             Some((path, count)) if !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit()) => {
-                let count = count.parse().ok().filter(|&n| n > 0).ok_or_else(|| DataError::Spec {
-                    spec: text.into(),
-                    message: format!("`#{count}` must ask for at least one row"),
-                    hint: "write path#1000 to use 1000 rows".into(),
-                })?;
-                (path, Some(count))
+                let count = count.parse().ok().filter(|&n| n > 0);
+                let message =
+                    || refuse(format!("`#{}` must ask for at least one row", &text[path.len() + 1..]), SAMPLE);
+                (path, Some(count.ok_or_else(message)?))
             }
             _ => (text, None),
         };
-        let with_subset = |path: &str| -> Option<Self> {
-            if Path::new(path).exists() {
-                return Some(spec(path, None, sample));
+        let found = |path: &str| -> Result<Option<Self>, DataError> {
+            if Path::new(path).exists() || is_pattern(path) {
+                return spec(path, None, sample).map(Some);
             }
-            let (path, subset) = path.rsplit_once(':')?;
-            Path::new(path).exists().then(|| spec(path, Some(subset), sample))
+            match path.rsplit_once(':') {
+                Some((path, subsets)) if Path::new(path).exists() => spec(path, Some(subsets), sample).map(Some),
+                _ => Ok(None),
+            }
         };
-        if let Some(found) = with_subset(path) {
+        if let Some(found) = found(path)? {
             return Ok(found);
         }
         // `PLUGIN/LOADER::path` says which of several plugins.
@@ -97,65 +95,101 @@ impl DatasetSpec {
             && !matches!(loader, "hf" | "ms")
             && loader.split('/').all(valid_name)
         {
-            let found = with_subset(location).unwrap_or_else(|| spec(location, None, sample));
+            let found = found(location)?.map_or_else(|| spec(location, None, sample), Ok)?;
             return Ok(Self { loader: Some(loader.into()), ..found });
         }
         let id = path.strip_prefix("hf::").or_else(|| path.strip_prefix("ms::"));
-        let looks_like_an_id = path.split('/').count() == 2
-            && !path.starts_with(['.', '/'])
-            && !["jsonl", "json", "csv", "txt", "parquet"].iter().any(|e| path.ends_with(&format!(".{e}")));
+        let looks_like_an_id =
+            path.split('/').count() == 2 && !path.starts_with(['.', '/']) && format_of(Path::new(path)).is_err();
         if id.is_some() || looks_like_an_id {
             return Err(DataError::HubDataset { spec: text.into() });
         }
         Err(DataError::NotFound { spec: text.into() })
     }
-}
 
-/// The form of a file, by its ending.
-fn format_of(path: &Path) -> Result<Format, String> {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    match extension.as_str() {
-        "jsonl" | "ndjson" => Ok(Format::JsonLines),
-        "json" => Ok(Format::JsonList),
-        "csv" => Ok(Format::Csv),
-        _ => Err(extension),
+    /// The files whose rows are read without a loader; none where there is no such file.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, DataError> {
+        let io = |source| DataError::Io { path: self.path.clone(), source };
+        if self.path.is_dir() {
+            if self.subsets.is_empty() {
+                return files_in(&self.path, None).map_err(io);
+            }
+            let mut files = Vec::new();
+            for subset in &self.subsets {
+                // A file that is of two subsets is read once.
+                let found = files_in(&self.path, Some(subset)).map_err(io)?;
+                files.extend(found.into_iter().filter(|path| !files.contains(path)).collect::<Vec<_>>());
+            }
+            return Ok(files);
+        }
+        if self.path.exists() {
+            return Ok(if format_of(&self.path).is_ok() { vec![self.path.clone()] } else { Vec::new() });
+        }
+        let files = matching(&self.path.to_string_lossy()).map_err(|message| {
+            let hint = "`*` is any text within a name, `**` any folders, `[ab]` one of these letters";
+            DataError::Spec { spec: self.text.clone(), message, hint: hint.into() }
+        })?;
+        Ok(files.into_iter().filter(|path| format_of(path).is_ok()).collect())
     }
 }
 
-/// Whether [`load`] reads it.
-pub(crate) fn is_native(path: &Path) -> bool {
-    !path.is_dir() && format_of(path).is_ok()
+const SAMPLE: &str = "write path#1000 to use 1000 rows";
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '[']) && !path.contains("::")
 }
 
 /// Reads a dataset. A malformed row is an error that names file and line when `strict`, else it is dropped and counted.
 pub fn load(spec: &DatasetSpec, options: &LoadOptions) -> Result<Dataset, DataError> {
-    let path = &spec.path;
-    let refuse = |message: String, hint: &str| DataError::Spec { spec: spec.text.clone(), message, hint: hint.into() };
-    if path.is_dir() {
-        let hint = "pass the .jsonl, .json or .csv files in it, separated by spaces; a loader plugin may read whole \
-                    folders: LOADER::PATH";
-        return Err(refuse(
-            "folders are read by loader plugins alone, and none knows the files in this one".into(),
-            hint,
-        ));
+    let refuse = |message: String, hint: String| DataError::Spec { spec: spec.text.clone(), message, hint };
+    let files = spec.files()?;
+    if files.is_empty() {
+        let (message, hint) = match (spec.path.is_dir(), spec.path.extension()) {
+            (true, _) if !spec.subsets.is_empty() => (
+                format!("it has no files of `{}`", spec.subsets.join("/")),
+                "a subset is a folder in it, the beginning of a file's name, or train, validation or test".into(),
+            ),
+            (true, _) => (
+                "the folder has no files of rows, and no loader knows those in it".into(),
+                format!("rows are read from {ENDINGS}; a loader plugin may read others: LOADER::PATH"),
+            ),
+            (false, _) if !spec.path.exists() => {
+                ("no file is of this pattern".into(), format!("rows are read from {ENDINGS}"))
+            }
+            (false, ending) => (
+                format!("files of type `.{}` are not read", ending.unwrap_or_default().to_string_lossy()),
+                format!("convert it to one of {ENDINGS}, or give a loader for it with --plugin"),
+            ),
+        };
+        return Err(refuse(message, hint));
     }
-    let format = format_of(path).map_err(|other| {
-        let hint = "convert it to .jsonl, one JSON object per line, or give a loader for it with --plugin";
-        refuse(format!("files of type `.{other}` are not read"), hint)
-    })?;
-    if let Some(subset) = &spec.subset {
-        return Err(refuse(format!("a local file has no subset `{subset}`"), &format!("leave `:{subset}` out")));
+    if !spec.subsets.is_empty() && !spec.path.is_dir() {
+        let subsets = spec.subsets.join("/");
+        return Err(refuse(format!("a file has no subset `{subsets}`"), format!("leave `:{subsets}` out")));
     }
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let content = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let mut reader = Reader::new(&path.display().to_string(), spec, options);
-    match format {
-        Format::JsonLines => reader.json_lines(content)?,
-        Format::JsonList => reader.json_list(path, content)?,
-        Format::Csv => reader.csv(content)?,
+    let mut reader = Reader::new(spec, options);
+    let mut digests = Vec::new();
+    for path in &files {
+        reader.file = path.display().to_string().into();
+        digests.push(source::read(path, &mut |value, number, item| reader.add(value, number, item))?);
     }
+    let digest = match &digests[..] {
+        [digest] => digest.clone(),
+        several => source::hex(&Sha256::digest(several.join("\n"))),
+    };
     reader.finish(digest)
+}
+
+/// The rows of a file as they stand in it, by line (or item) number; what is no object is left out.
+pub fn raw_rows(path: &Path) -> Result<HashMap<usize, Map<String, Value>>, DataError> {
+    let mut rows = HashMap::new();
+    source::read(path, &mut |value, number, _| {
+        if let Ok(Value::Object(object)) = value {
+            rows.insert(number, object);
+        }
+        Ok(())
+    })?;
+    Ok(rows)
 }
 
 /// `count` of `available` rows: whole repetitions in order, then a random choice for the rest.
@@ -195,9 +229,9 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(file: &str, spec: &'a DatasetSpec, options: &'a LoadOptions) -> Self {
-        let ledger = Ledger::new(&*spec.text);
-        Self { file: file.into(), spec, options, ledger, rows: Vec::new(), waiting: Default::default() }
+    pub(crate) fn new(spec: &'a DatasetSpec, options: &'a LoadOptions) -> Self {
+        let (file, ledger) = (spec.path.display().to_string().into(), Ledger::new(&*spec.text));
+        Self { file, spec, options, ledger, rows: Vec::new(), waiting: Default::default() }
     }
 
     fn origin(&self, number: usize, item: bool) -> Origin {
@@ -283,57 +317,4 @@ impl<'a> Reader<'a> {
         ledger.kept = rows.len();
         Ok(Dataset { rows, ledger, digest })
     }
-
-    fn json_lines(&mut self, content: &[u8]) -> Result<(), DataError> {
-        for (index, line) in content.split(|&byte| byte == b'\n').enumerate() {
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            let value = serde_json::from_slice(line).map_err(|e| {
-                RowError::new("malformed row", format!("not JSON at column {}: {}", e.column(), json_message(&e)))
-            });
-            self.add(value, index + 1, false)?;
-        }
-        Ok(())
-    }
-
-    fn json_list(&mut self, path: &Path, content: &[u8]) -> Result<(), DataError> {
-        let list: Vec<Value> = serde_json::from_slice(content)
-            .map_err(|e| DataError::NotAList { path: path.into(), message: e.to_string() })?;
-        for (index, value) in list.into_iter().enumerate() {
-            self.add(Ok(value), index + 1, true)?;
-        }
-        Ok(())
-    }
-
-    /// Every cell is a text; an empty one counts as absent.
-    fn csv(&mut self, content: &[u8]) -> Result<(), DataError> {
-        let mut reader = csv::ReaderBuilder::new().from_reader(content);
-        let malformed = |e: csv::Error| RowError::new("malformed row", e.to_string());
-        let headers = match reader.headers() {
-            Ok(headers) => headers.clone(),
-            Err(error) => return self.add(Err(malformed(error)), 1, false),
-        };
-        for record in reader.records() {
-            let line = |position: Option<&csv::Position>| position.map_or(0, |p| p.line() as usize);
-            match record {
-                Ok(record) => {
-                    let cells = headers.iter().zip(&record).filter(|(_, cell)| !cell.is_empty());
-                    let object = cells.map(|(name, cell)| (name.to_owned(), Value::from(cell))).collect();
-                    self.add(Ok(Value::Object(object)), line(record.position()), false)?;
-                }
-                Err(error) => {
-                    let number = line(error.position());
-                    self.add(Err(malformed(error)), number, false)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The parser's message without its own idea of the line, which is always one.
-fn json_message(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
 }

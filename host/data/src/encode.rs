@@ -328,7 +328,7 @@ impl Encoder {
 
     /// What becomes of each row. The outer error ends the run: a plugin that fails.
     fn outcomes(&self, rows: &[Row]) -> Result<Vec<Result<Outcome, RowError>>, DataError> {
-        Ok(match &self.template {
+        let mut outcomes: Vec<Result<Outcome, RowError>> = match &self.template {
             None => rows.par_iter().map(|row| self.settle(self.encode_text(row)?)).collect(),
             Some(Template::Own(template)) => {
                 rows.par_iter().map(|row| self.settle(self.encode_conversation(template, row)?)).collect()
@@ -337,7 +337,11 @@ impl Encoder {
                 let rendered = self.rendered(template, rows)?;
                 rendered.into_par_iter().map(|rendered| self.settle(pieces.encode(&self.plain, &rendered?)?)).collect()
             }
-        })
+        };
+        for (outcome, _) in outcomes.iter_mut().zip(rows).filter(|(_, row)| !row.media.is_empty()) {
+            *outcome = Err(RowError::new("images, videos and audio are not built yet", ""));
+        }
+        Ok(outcomes)
     }
 
     /// Rows as a plugin renders them for training. It says which text is an answer and what counts more in it; how much a

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
 
+use crate::source::ENDINGS;
+
 /// Where a row came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -97,11 +99,11 @@ impl DataError {
         match self {
             Self::Io { .. } => "check that the file exists and that you may read it".into(),
             Self::NotFound { .. } => {
-                "pass the path of a .jsonl, .json or .csv file, or of one that a plugin reads: LOADER::PATH".into()
+                format!("pass a folder, a pattern or a file ({ENDINGS}), or what a plugin reads: LOADER::PATH")
             }
             Self::HubDataset { .. } => "download the dataset and pass the path of its .jsonl file".into(),
             Self::Spec { hint, .. } => hint.clone(),
-            Self::NotAList { .. } => "a .json dataset is one list of objects; one object per line is .jsonl".into(),
+            Self::NotAList { .. } => "a .json dataset is one list of objects, or objects one after the other".into(),
             Self::Columns { .. } => r#"pass a JSON object such as {"question": "query", "answer": "response"}"#.into(),
             Self::Row { .. } => {
                 "correct the row, or leave `strict` off to drop such rows (they are counted in the ledger)".into()

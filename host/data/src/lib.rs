@@ -14,15 +14,16 @@ mod plugin;
 mod python;
 mod random;
 mod row;
+mod source;
 mod spans;
 mod template;
 
-pub use dataset::{Dataset, DatasetSpec, LoadOptions, load, split_validation};
+pub use dataset::{Dataset, DatasetSpec, LoadOptions, load, raw_rows, split_validation};
 pub use encode::{EncodeOptions, Encoded, Encoder, LossScale, Truncation};
 pub use error::{DataError, Origin, RowError};
 pub use ledger::{Dropped, Ledger};
 pub use packing::{PackingStrategy, Packs, pack};
 pub use plugin::{PluginTemplate, find_loader, find_preprocessor, load_with};
 pub use random::{Random, Stream, permutation};
-pub use row::{ColumnMap, Message, Row};
+pub use row::{ColumnMap, Media, Message, Row, Side};
 pub use template::ChatTemplate;

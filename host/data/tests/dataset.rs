@@ -49,7 +49,7 @@ fn json_lists_and_csv_files() {
     let dataset = read(&path, "", &LoadOptions::default()).unwrap();
     assert_eq!(dataset.rows[0].messages[0].content, "a\nb");
     assert!(dataset.ledger.dropped["malformed row"].examples[0].contains("rows.json (item 2)"));
-    fs::write(&path, "{\"a\": 1}").unwrap();
+    fs::write(&path, "7").unwrap();
     assert!(matches!(read(&path, "", &LoadOptions::default()).unwrap_err(), DataError::NotAList { .. }));
 
     let path = folder.path().join("rows.csv");
@@ -111,12 +111,42 @@ fn what_is_no_local_file_is_refused_by_name() {
     assert!(matches!(parse("missing.jsonl#5"), DataError::NotFound { .. }));
     assert!(matches!(parse("./data/x.jsonl"), DataError::NotFound { .. }));
     let refused = |text: String| load(&DatasetSpec::parse(&text).unwrap(), &LoadOptions::default()).unwrap_err();
-    assert!(refused(folder.path().display().to_string()).to_string().contains("folders are read by loader plugins"));
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    assert!(refused(empty.display().to_string()).to_string().contains("the folder has no files of rows"));
+    assert!(refused(format!("{}:valid", folder.path().display())).to_string().contains("no files of `valid`"));
+    assert!(refused(format!("{}/*.csv", folder.path().display())).to_string().contains("no file is of this pattern"));
     assert!(refused(format!("{}:default", path.display())).to_string().contains("no subset `default`"));
-    let text = folder.path().join("rows.txt");
+    let text = folder.path().join("rows.docx");
     fs::write(&text, "x").unwrap();
-    assert!(read(&text, "", &LoadOptions::default()).unwrap_err().to_string().contains("`.txt`"));
+    assert!(read(&text, "", &LoadOptions::default()).unwrap_err().to_string().contains("`.docx`"));
     let odd = folder.path().join("rows#5.jsonl");
     fs::write(&odd, ROWS).unwrap();
     assert_eq!(read(&odd, "#2", &LoadOptions::default()).unwrap().rows.len(), 2);
+}
+
+#[test]
+fn folders_and_patterns_are_all_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["b.jsonl", "a.jsonl", "en/c.jsonl", "de/d.jsonl"] {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let stem = path.file_stem().unwrap().to_string_lossy();
+        fs::write(&path, format!("{{\"query\":\"q\",\"response\":\"{stem}\"}}\n{{\"query\":7}}\n")).unwrap();
+    }
+    fs::write(folder.path().join("lines.txt"), "x\n").unwrap();
+    let answers = |more: &str| {
+        let data = read(folder.path(), more, &LoadOptions::default()).unwrap();
+        let texts: Vec<&str> = data.rows.iter().map(|row| row.messages.last().unwrap().content.as_str()).collect();
+        assert_eq!(data.ledger.read, data.ledger.kept + data.ledger.dropped_rows());
+        (texts.join(" "), data.ledger.dropped["malformed row"].examples.len(), data.digest)
+    };
+    let (all, bad, digest) = answers("");
+    assert_eq!((all.as_str(), bad), ("a b d c x", 4));
+    assert_eq!(answers("/*.jsonl").0, "a b");
+    assert_eq!(answers("/**/*.jsonl").0, "a b d c");
+    assert_eq!(answers(":en/de").0, "c d");
+    assert_eq!(answers(":en").0, "c");
+    assert_ne!(answers(":en").2, digest);
+    assert_eq!(answers(":all"), (all, bad, digest));
 }

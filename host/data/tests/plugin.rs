@@ -128,22 +128,24 @@ fn dataset_strings_name_loaders_and_subsets() {
     std::fs::write(&file, "").unwrap();
     let parsed = |text: &str| {
         let spec = DatasetSpec::parse(text).unwrap();
-        (spec.loader, spec.path.display().to_string(), spec.subset, spec.sample)
+        (spec.loader, spec.path.display().to_string(), spec.subsets.join("/"), spec.sample)
     };
     let some = |text: &str| Some(text.to_owned());
-    assert_eq!(parsed(&folder), (None, folder.clone(), None, None));
-    assert_eq!(parsed(&format!("{folder}:train#5")), (None, folder.clone(), some("train"), Some(5)));
-    assert_eq!(parsed(&format!("p::{folder}:train")), (some("p"), folder.clone(), some("train"), None));
-    assert_eq!(parsed("my/p::https://host/a:b#7"), (some("my/p"), "https://host/a:b".into(), None, Some(7)));
+    assert_eq!(parsed(&folder), (None, folder.clone(), String::new(), None));
+    assert_eq!(parsed(&format!("{folder}:train#5")), (None, folder.clone(), "train".into(), Some(5)));
+    assert_eq!(parsed(&format!("{folder}:a/b")), (None, folder.clone(), "a/b".into(), None));
+    assert_eq!(parsed(&format!("p::{folder}:train")), (some("p"), folder.clone(), "train".into(), None));
+    assert_eq!(parsed("my/p::https://host/a:b#7"), (some("my/p"), "https://host/a:b".into(), String::new(), Some(7)));
     for (text, expected) in [("hf::a/b", "is a hub id"), ("nowhere.jsonl", "not found"), ("No Name::x", "not found")] {
         let error = DatasetSpec::parse(text).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
     let subset = DatasetSpec::parse(&format!("{}:x", file.display())).unwrap();
     let error = load(&subset, &LoadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("a local file has no subset `x`"), "{error}");
-    let error = load(&DatasetSpec::parse(&folder).unwrap(), &LoadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("folders are read by loader plugins alone"), "{error}");
+    assert!(error.to_string().contains("a file has no subset `x`"), "{error}");
+    std::fs::write(Path::new(&folder).join("b.parquet"), "").unwrap();
+    let mixed = find_loader(&set(&["parquet"]), &DatasetSpec::parse(&folder).unwrap()).unwrap_err();
+    assert!(mixed.to_string().contains("files for the loader `parquet` and others, such as"), "{mixed}");
 }
 
 fn rows() -> Vec<Row> {

@@ -1,7 +1,7 @@
 //! A result file: one JSON object a line, in the order of the rows, each with the row's own columns.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::File,
     io::Write,
     path::{Path, PathBuf},
@@ -53,29 +53,6 @@ fn message_json(message: &Message) -> Value {
     object.insert("content".into(), json!(message.content));
     object.extend(message.extra.clone());
     Value::Object(object)
-}
-
-/// The columns of a file's rows as they stand in it, by line (or item) number. Files of other kinds than JSON have none.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn raw_columns(path: &Path) -> Result<HashMap<usize, Map<String, Value>>, InferError> {
-    let read = |source| InferError::Io { action: "read", path: path.into(), source };
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let object = |value: Value| {
-        if let Value::Object(object) = value { Some(object) } else { None }
-    };
-    let text = match extension.as_str() {
-        "jsonl" | "ndjson" | "json" => std::fs::read_to_string(path).map_err(read)?,
-        _ => return Ok(HashMap::new()),
-    };
-    let text = text.trim_start_matches('\u{feff}');
-    let values: Vec<Option<Value>> = if extension == "json" {
-        serde_json::from_str::<Vec<Value>>(text).unwrap_or_default().into_iter().map(Some).collect()
-    } else {
-        text.split('\n').map(|line| serde_json::from_str(line).ok()).collect()
-    };
-    Ok(values.into_iter().enumerate().filter_map(|(i, value)| Some((i + 1, object(value?)?))).collect())
 }
 
 /// Writes lines in order although answers come in any order; each line is in the file as soon as all before it are.

@@ -11,7 +11,7 @@ use swift_graph::{
 };
 use swift_infer::{
     Completion, Event, FinishReason, GenerationSettings, Generator, InferError, Request, Sampling,
-    results::{Prompt, ResultFile, raw_columns},
+    results::{Prompt, ResultFile},
     text::Detokenizer,
 };
 use tokenizers::Tokenizer;
@@ -279,7 +279,7 @@ fn result_lines_are_in_order_and_keep_the_rows_columns() {
         r#"{"messages": [{"role": "user", "content": "q2"}], "labels": "x"}"#,
     ];
     std::fs::write(&data, lines.join("\n")).unwrap();
-    let columns = raw_columns(&data).unwrap();
+    let columns = swift_data::raw_rows(&data).unwrap();
     assert_eq!(columns.keys().copied().collect::<std::collections::BTreeSet<_>>(), [1, 3].into());
     let row = |line: &str, number| {
         let origin = Origin { file: "rows.jsonl".into(), number, item: false };

@@ -1,7 +1,7 @@
 //! `swift infer`: a chat in the terminal, or the rows of datasets answered into a jsonl file.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io::{BufRead, IsTerminal},
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -14,14 +14,14 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Map;
-use swift_data::{DatasetSpec, Encoder, Row};
+use swift_data::{DatasetSpec, Encoder, Row, raw_rows};
 use swift_engine::{InferSession, Placement};
 use swift_graph::Graph;
 use swift_hub::{Model, peft};
 use swift_infer::{
     Command, Conversation, Event, FinishReason, GenerationFlags, GenerationSettings, Generator, InferError, Request,
     chat,
-    results::{Prompt, ResultFile, raw_columns},
+    results::{Prompt, ResultFile},
 };
 
 use super::{assemble, assemble::Traced, placement, set_threads};
@@ -275,6 +275,10 @@ impl Job<'_> {
                     "a row needs a message before the assistant's",
                 )));
             }
+            if !row.media.is_empty() {
+                let message = "images, videos and audio are not built yet";
+                return Err(named(Failure::new(message, "leave such rows out")));
+            }
             let tokens = self.encode(&prompt.messages, Some(row)).map_err(named)?;
             prompts.push((prompt, tokens));
         }
@@ -350,8 +354,13 @@ impl Job<'_> {
             if dataset.ledger.dropped_rows() > 0 {
                 render::warning(&dataset.ledger.to_string());
             }
-            let raw = if by_loader { HashMap::new() } else { raw_columns(&spec.path)? };
-            columns.insert(spec.path.display().to_string(), raw);
+            for row in dataset.rows.iter().filter(|_| !by_loader) {
+                let file = row.origin.file.to_string();
+                if let Entry::Vacant(entry) = columns.entry(file) {
+                    let raw = raw_rows(Path::new(entry.key()))?;
+                    entry.insert(raw);
+                }
+            }
             rows.extend(dataset.rows);
         }
         rows.truncate(self.settings.val_dataset_sample.unwrap_or(usize::MAX));

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use swift_plugin::{Kind, Loader, PluginSet, Preprocessor, RowOutcome};
 
-use crate::dataset::{self, Reader};
-use crate::{DataError, Dataset, DatasetSpec, LoadOptions};
+use crate::{DataError, Dataset, DatasetSpec, LoadOptions, dataset::Reader, source};
 
 /// Rows that a loader is asked for at once.
 const BATCH: u32 = 256;
@@ -19,7 +18,8 @@ pub fn find_loader(set: &PluginSet, spec: &DatasetSpec) -> Result<Option<Loader>
         let (plugin, name) = set.find(Kind::Dataset, name)?;
         return Ok(Some(plugin.loader(&name)?));
     }
-    if dataset::is_native(&spec.path) {
+    let native = spec.files()?;
+    if !native.is_empty() && !spec.path.is_dir() {
         return Ok(None);
     }
     let names = file_names(spec);
@@ -27,6 +27,14 @@ pub fn find_loader(set: &PluginSet, spec: &DatasetSpec) -> Result<Option<Loader>
         let reads = |endings: &[String]| endings.iter().any(|ending| names.iter().any(|name| name.ends_with(ending)));
         Ok(plugin.loaders()?.into_iter().find(|info| reads(&info.endings)).map(|info| info.name))
     })?;
+    if let (Some((_, loader)), Some(file)) = (&found, native.first()) {
+        // To read some of them in silence would lose the others.
+        return Err(DataError::Spec {
+            spec: spec.text.clone(),
+            message: format!("the folder has files for the loader `{loader}` and others, such as {}", file.display()),
+            hint: format!("say which: {loader}::{} or a pattern such as *.jsonl", spec.path.display()),
+        });
+    }
     found.map(|(plugin, name)| Ok(plugin.loader(&name)?)).transpose()
 }
 
@@ -36,8 +44,8 @@ fn file_names(spec: &DatasetSpec) -> Vec<String> {
     if !spec.path.is_dir() {
         return name(&spec.path).into_iter().collect();
     }
-    let folders = [Some(spec.path.clone()), spec.subset.as_ref().map(|subset| spec.path.join(subset))];
-    let entries = folders.into_iter().flatten().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+    let folders = std::iter::once(spec.path.clone()).chain(spec.subsets.iter().map(|subset| spec.path.join(subset)));
+    let entries = folders.filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
     entries.filter_map(|entry| name(&entry.path())).collect()
 }
 
@@ -55,22 +63,28 @@ pub fn load_with(
     options: &LoadOptions,
 ) -> Result<Dataset, DataError> {
     let location = spec.path.to_string_lossy();
-    let mut source = loader.open(&location, spec.subset.as_deref(), config, None)?;
-    let mut reader = Reader::new(&location, spec, options);
+    let mut reader = Reader::new(spec, options);
     let mut digest = Sha256::new();
+    let subsets: Vec<Option<&str>> = match &spec.subsets[..] {
+        [] => vec![None],
+        several => several.iter().map(|subset| Some(subset.as_str())).collect(),
+    };
     let mut number = 0;
-    while let Some(batch) = source.next(BATCH)? {
-        for outcome in batch.outcomes {
-            number += 1;
-            match &outcome {
-                RowOutcome::Rows(rows) => rows.iter().for_each(|row| {
-                    digest.update(row);
-                    digest.update("\n");
-                }),
-                RowOutcome::Dropped(reason) => digest.update(format!("dropped: {reason}\n")),
+    for subset in subsets {
+        let mut source = loader.open(&location, subset, config, None)?;
+        while let Some(batch) = source.next(BATCH)? {
+            for outcome in batch.outcomes {
+                number += 1;
+                match &outcome {
+                    RowOutcome::Rows(rows) => rows.iter().for_each(|row| {
+                        digest.update(row);
+                        digest.update("\n");
+                    }),
+                    RowOutcome::Dropped(reason) => digest.update(format!("dropped: {reason}\n")),
+                }
+                reader.outcome(outcome, number, loader.plugin().name())?;
             }
-            reader.outcome(outcome, number, loader.plugin().name())?;
         }
     }
-    reader.finish(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    reader.finish(source::hex(&digest.finalize()))
 }
