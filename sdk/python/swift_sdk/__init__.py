@@ -20,30 +20,42 @@ unit-tested with any Python from 3.10 on.
 """
 
 from . import files, http, log
+from .config import Config, attention_windows
 from .dataset import Drop, Source, loader, preprocessor
 from .errors import Failed
 from .metric import Example, Numbers, Tokens, metric
+from .model import Graph, Mask, Param, Rows, Tensor, model
 from .reward import Columns, Message, Sample, State, reward
+from .rope import Rope
 from .settings import Settings
 from .template import template
 
 __all__ = [
     "Columns",
+    "Config",
     "Drop",
     "Example",
     "Failed",
+    "Graph",
+    "Mask",
     "Message",
     "Numbers",
+    "Param",
+    "Rope",
+    "Rows",
     "Sample",
     "Settings",
     "Source",
     "State",
+    "Tensor",
     "Tokens",
+    "attention_windows",
     "files",
     "http",
     "loader",
     "log",
     "metric",
+    "model",
     "preprocessor",
     "reward",
     "template",
