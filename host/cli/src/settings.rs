@@ -41,6 +41,8 @@ pub(crate) struct TemplateSettings {
     pub(crate) config: String,
     /// A plugin's template that may differ from the checkpoint's own.
     pub(crate) allow_difference: Option<String>,
+    /// Special tokens that rows or prompts write are control tokens.
+    pub(crate) allow_special_tokens: bool,
     pub(crate) system: Option<String>,
     pub(crate) max_length: Option<usize>,
     pub(crate) truncation: Truncation,
@@ -373,6 +375,7 @@ const FROM_ADAPTER: &[&str] = &[
     "template",
     "template_config",
     "allow_template_difference",
+    "allow_special_tokens",
     "use_chat_template",
     "enable_thinking",
     "run_date",
@@ -501,6 +504,7 @@ impl Reader<'_> {
             name,
             config: Value::Object(self.json_object("template_config")?).to_string(),
             allow_difference: self.text("allow_template_difference")?,
+            allow_special_tokens: self.flag("allow_special_tokens")?,
             system: self.system()?,
             max_length: self.optional_positive("max_length")?,
             truncation: Truncation::parse(&truncation).map_err(|e| UsageError::new(e.to_string(), e.hint()))?,

@@ -1,8 +1,8 @@
 //! Rows to tokens with a loss weight each.
 //!
 //! A conversation is rendered whole by the checkpoint's template and tokenized in one piece, so the trained tokens are
-//! the tokens that inference sees for the same text (special tokens written in a message become control tokens, as in
-//! transformers). A token's weight is that of the text its first byte lies in: a token that straddles the start of an
+//! the tokens that inference sees for the same text. What looks like a special token in a message stays text, unless the
+//! user allows it (transformers makes control tokens of it). A token's weight is that of the text its first byte lies in: a token that straddles the start of an
 //! answer belongs to the prompt, one that straddles its end to the answer.
 
 use std::ops::Range;
@@ -15,6 +15,7 @@ use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use crate::{
     ChatTemplate, DataError, Ledger, Message, PluginTemplate, Row, RowError,
+    guard::Hidden,
     pieces::Pieces,
     plugin::{Chat, Piece},
     spans::{Conversation, EndTokens, Located},
@@ -101,6 +102,8 @@ pub struct EncodeOptions {
     pub use_chat_template: bool,
     /// A row that cannot be encoded is an error, not an entry of the ledger.
     pub strict: bool,
+    /// Special tokens that are written in rows and prompts are control tokens, as in transformers.
+    pub special_tokens_in_text: bool,
 }
 
 impl Default for EncodeOptions {
@@ -113,6 +116,7 @@ impl Default for EncodeOptions {
             truncation: Truncation::Delete,
             use_chat_template: true,
             strict: false,
+            special_tokens_in_text: false,
         }
     }
 }
@@ -122,6 +126,8 @@ pub struct Encoder {
     tokenizer: Tokenizer,
     /// The same without its post-processor, which may move offsets away from the bytes a token stands for.
     plain: Tokenizer,
+    /// Makes tokens of a rendering in pieces.
+    pieces: Pieces,
     template: Option<Template>,
     ends: EndTokens,
     end_of_sequence: Option<u32>,
@@ -134,7 +140,7 @@ enum Template {
     /// The checkpoint's own.
     Own(ChatTemplate),
     /// A plugin's, and what makes tokens of its pieces.
-    Plugin(PluginTemplate, Pieces),
+    Plugin(PluginTemplate),
 }
 
 /// What became of one row.
@@ -157,8 +163,7 @@ impl Encoder {
 
     /// For a checkpoint whose conversations a plugin renders.
     pub fn with_plugin(model: &Model, template: PluginTemplate, options: EncodeOptions) -> Result<Self, DataError> {
-        let pieces = Pieces::new(model.tokenizer()?);
-        Self::of_model(model, Some(Template::Plugin(template, pieces)), options)
+        Self::of_model(model, Some(Template::Plugin(template)), options)
     }
 
     /// The same from parts.
@@ -167,8 +172,7 @@ impl Encoder {
         template: PluginTemplate,
         options: EncodeOptions,
     ) -> Result<Self, DataError> {
-        let pieces = Pieces::new(&tokenizer);
-        Self::of(tokenizer, Some(Template::Plugin(template, pieces)), &[], None, options)
+        Self::of(tokenizer, Some(Template::Plugin(template)), &[], None, options)
     }
 
     fn of_model(model: &Model, template: Option<Template>, options: EncodeOptions) -> Result<Self, DataError> {
@@ -216,7 +220,8 @@ impl Encoder {
                 .map(|token| token.content.clone())
                 .collect(),
         };
-        Ok(Self { tokenizer, plain, template, ends, end_of_sequence, options })
+        let pieces = Pieces::new(&tokenizer);
+        Ok(Self { tokenizer, plain, pieces, template, ends, end_of_sequence, options })
     }
 
     /// The options this encoder was made with.
@@ -227,7 +232,7 @@ impl Encoder {
     /// Texts that end an answer, beyond the checkpoint's end tokens.
     pub fn stops(&self) -> &[String] {
         match &self.template {
-            Some(Template::Plugin(template, _)) => template.stops(),
+            Some(Template::Plugin(template)) => template.stops(),
             _ => &[],
         }
     }
@@ -271,7 +276,7 @@ impl Encoder {
                 let tools = row.tools.as_deref();
                 Conversation { template, messages: &messages, tools, kwargs: &kwargs }.text()
             }
-            Some(Template::Plugin(template, _)) => {
+            Some(Template::Plugin(template)) => {
                 let pieces = self.rendered(template, std::slice::from_ref(row)).map_err(plugin_failed)?.remove(0)?;
                 Ok(pieces.into_iter().map(|piece| piece.text).collect())
             }
@@ -285,30 +290,59 @@ impl Encoder {
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
     ) -> Result<Vec<u32>, DataError> {
+        let failed = |error: RowError| DataError::Template {
+            action: "cannot render this conversation",
+            message: error.to_string(),
+        };
         let (text, special) = match &self.template {
             // The tokenizer adds its own special tokens to plain text only; a template writes them itself.
             None => (messages.iter().map(|message| message.content.as_str()).collect(), true),
             Some(Template::Own(template)) => {
-                let messages = self.with_system(messages);
-                (template.render(&messages, tools, true, &self.kwargs(kwargs))?, false)
+                let (messages, kwargs) = (self.with_system(messages), self.kwargs(kwargs));
+                if let Some(hidden) = self.hidden(&messages, tools, &kwargs).map_err(failed)? {
+                    let text = template.render(&hidden.messages, hidden.tools.as_deref(), true, &hidden.kwargs)?;
+                    let pieces = self.pieces.guard.pieces(&text, 0.0, &[]);
+                    return Ok(self.pieces.encode(&self.plain, &pieces).map_err(failed)?.tokens);
+                }
+                (template.render(&messages, tools, true, &kwargs)?, false)
             }
-            Some(Template::Plugin(template, pieces)) => {
+            Some(Template::Plugin(template)) => {
                 let messages = self.with_system(messages);
                 let chat = Chat { messages: &messages, tools, kwargs: &self.kwargs(kwargs) };
                 let rendered = template.render(&[chat], Form::Prompt)?.remove(0);
-                let encoded = rendered.and_then(|rendered| pieces.encode(&self.plain, &rendered));
-                return match encoded {
-                    Ok(encoded) => Ok(encoded.tokens),
-                    Err(error) => Err(DataError::Template {
-                        action: "cannot render this conversation",
-                        message: error.to_string(),
-                    }),
-                };
+                let encoded = rendered.and_then(|rendered| self.encode_pieces(&rendered));
+                return encoded.map(|encoded| encoded.tokens).map_err(failed);
             }
         };
         let encoding =
             self.tokenizer.encode(text, special).map_err(|e| DataError::Tokenizer { message: e.to_string() })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The conversation with what looks like special tokens hidden, if there is such and it may not be one.
+    fn hidden(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        kwargs: &Map<String, Value>,
+    ) -> Result<Option<Hidden>, RowError> {
+        if self.options.special_tokens_in_text {
+            return Ok(None);
+        }
+        self.pieces.guard.hide(messages, tools, kwargs)
+    }
+
+    /// What a plugin rendered. It says itself which texts are special tokens; others may be as well if the user allows it.
+    fn encode_pieces(&self, pieces: &[Piece]) -> Result<Encoded, RowError> {
+        if !self.options.special_tokens_in_text {
+            return self.pieces.encode(&self.plain, pieces);
+        }
+        let (mut text, mut spans) = (String::new(), Vec::new());
+        for piece in pieces {
+            spans.push((text.len()..text.len() + piece.text.len(), piece.weight));
+            text.push_str(&piece.text);
+        }
+        self.tokenize(&text, 0.0, &spans)
     }
 
     fn with_system(&self, messages: &[Message]) -> Vec<Message> {
@@ -333,9 +367,9 @@ impl Encoder {
             Some(Template::Own(template)) => {
                 rows.par_iter().map(|row| self.settle(self.encode_conversation(template, row)?)).collect()
             }
-            Some(Template::Plugin(template, pieces)) => {
+            Some(Template::Plugin(template)) => {
                 let rendered = self.rendered(template, rows)?;
-                rendered.into_par_iter().map(|rendered| self.settle(pieces.encode(&self.plain, &rendered?)?)).collect()
+                rendered.into_par_iter().map(|rendered| self.settle(self.encode_pieces(&rendered?)?)).collect()
             }
         };
         for (outcome, _) in outcomes.iter_mut().zip(rows).filter(|(_, row)| !row.media.is_empty()) {
@@ -386,9 +420,20 @@ impl Encoder {
     }
 
     fn encode_conversation(&self, template: &ChatTemplate, row: &Row) -> Result<Encoded, RowError> {
-        let messages = self.with_system(&row.messages);
-        let kwargs = self.kwargs(&row.chat_template_kwargs);
-        let conversation = Conversation { template, messages: &messages, tools: row.tools.as_deref(), kwargs: &kwargs };
+        let (mut messages, mut kwargs) = (self.with_system(&row.messages), self.kwargs(&row.chat_template_kwargs));
+        let mut tools = row.tools.as_deref();
+        let hidden = self.hidden(&messages, tools, &kwargs)?;
+        let is_hidden = hidden.is_some();
+        let hidden_tools;
+        if let Some(hidden) = hidden {
+            (messages, kwargs, hidden_tools) = (hidden.messages, hidden.kwargs, hidden.tools);
+            tools = hidden_tools.as_deref();
+        }
+        let tokenize = |text: &str, base: f32, spans: &[(Range<usize>, f32)]| match is_hidden {
+            true => self.pieces.encode(&self.plain, &self.pieces.guard.pieces(text, base, spans)),
+            false => self.tokenize(text, base, spans),
+        };
+        let conversation = Conversation { template, messages: &messages, tools, kwargs: &kwargs };
         let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
         let last_user = messages.iter().rposition(|message| message.role == "user");
         // The weight of each assistant turn that differs from the rest of the text.
@@ -403,7 +448,7 @@ impl Encoder {
             if base == 0.0 {
                 return Err(RowError::new("no token is trained", "no assistant message, or all have loss 0"));
             }
-            return self.tokenize(&conversation.text()?, base, &[]);
+            return tokenize(&conversation.text()?, base, &[]);
         }
         let wanted: Vec<usize> = turns.iter().map(|(index, _)| *index).collect();
         let Located { text, turns: found, unassigned } = conversation.locate(&wanted, &self.ends)?;
@@ -425,7 +470,7 @@ impl Encoder {
             }
             spans = unassigned.into_iter().map(|bytes| (bytes, turns[0].1)).collect();
         }
-        self.tokenize(&text, base, &spans)
+        tokenize(&text, base, &spans)
     }
 
     fn tokenize(&self, text: &str, base: f32, spans: &[(Range<usize>, f32)]) -> Result<Encoded, RowError> {
@@ -449,18 +494,30 @@ impl Encoder {
             };
             spans.push((start..text.len(), last));
         }
-        let mut encoded = self.tokenize(&text, base, &spans)?;
-        let around = |special: bool| {
-            self.tokenizer
-                .encode(text.as_str(), special)
-                .map_err(|e| RowError::new("the tokenizer fails", e.to_string()))
+        let hidden = !self.options.special_tokens_in_text && self.pieces.guard.finds_in(&text);
+        let mut encoded = if hidden {
+            let piece = |(bytes, weight): &(Range<usize>, f32)| Piece {
+                text: text[bytes.clone()].to_owned(),
+                special: false,
+                weight: *weight,
+                message: None,
+            };
+            self.pieces.encode(&self.plain, &spans.iter().map(piece).collect::<Vec<_>>())?
+        } else {
+            self.tokenize(&text, base, &spans)?
         };
         // The tokens it adds are those of the special encoding that stand before and after the plain one.
-        let special = around(true)?;
+        let failed = |e: tokenizers::Error| RowError::new("the tokenizer fails", e.to_string());
+        let asked = if hidden { self.pieces.guard.masked(&text)? } else { text };
+        let special = self.tokenizer.encode(asked.as_str(), true).map_err(failed)?;
+        let bare = match hidden {
+            true => self.plain.encode(asked.as_str(), false).map_err(failed)?.len(),
+            false => encoded.tokens.len(),
+        };
         let added = special.get_special_tokens_mask();
         let before = added.iter().take_while(|&&mask| mask == 1).count();
-        if special.len() > encoded.tokens.len() && before > 0 {
-            let front = before.min(special.len() - encoded.tokens.len());
+        if special.len() > bare && before > 0 {
+            let front = before.min(special.len() - bare);
             if !encoded.weights.is_empty() {
                 // What was the first token is predicted now.
                 encoded.weights[0] = spans.iter().find(|(bytes, _)| !bytes.is_empty()).map_or(base, |(_, w)| *w);

@@ -7,6 +7,7 @@
 mod dataset;
 mod encode;
 mod error;
+mod guard;
 mod ledger;
 mod packing;
 mod pieces;

@@ -4,16 +4,22 @@
 //! are those of the checkpoint's own template. Where a text does, the texts between special tokens are tokenized by
 //! themselves, and what looks like a special token in them becomes ordinary tokens: no row can write a control token.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
-use tokenizers::{PostProcessorWrapper, Tokenizer};
+use tokenizers::{
+    PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+    pre_tokenizers::{metaspace::PrependScheme, sequence::Sequence},
+};
 
-use crate::{Encoded, RowError, encode::tokenize, plugin::Piece};
+use crate::{Encoded, RowError, encode::tokenize, guard::Guard, plugin::Piece};
 
 pub(crate) struct Pieces {
     /// Reads special tokens in a text as text.
     literal: Tokenizer,
-    special: Vec<String>,
+    /// The same within a text: it adds no space in front.
+    within: Tokenizer,
+    special: HashSet<String>,
+    pub(crate) guard: Guard,
 }
 
 impl Pieces {
@@ -23,7 +29,11 @@ impl Pieces {
         literal.set_encode_special_tokens(true);
         let added = tokenizer.get_added_tokens_decoder();
         let special = added.values().filter(|token| token.special).map(|token| token.content.clone()).collect();
-        Self { literal, special }
+        let mut within = literal.clone();
+        if let Some(inner) = within.get_pre_tokenizer().and_then(without_first_space) {
+            within.with_pre_tokenizer(Some(inner));
+        }
+        Self { literal, within, special, guard: Guard::new(tokenizer) }
     }
 
     /// Tokens and weights. `plain` is the tokenizer without its post-processor.
@@ -37,7 +47,7 @@ impl Pieces {
                 ));
             }
         }
-        let innocent = |run: &Run| run.special || !self.special.iter().any(|token| run.text.contains(token));
+        let innocent = |run: &Run| run.special || !self.guard.finds_in(&run.text);
         if runs.iter().all(innocent) {
             let (mut text, mut spans) = (String::new(), Vec::new());
             for run in &runs {
@@ -50,7 +60,11 @@ impl Pieces {
         }
         let mut whole = Encoded::default();
         for run in &runs {
-            let tokenizer = if run.special { plain } else { &self.literal };
+            let tokenizer = match (run.special, whole.tokens.is_empty()) {
+                (true, _) => plain,
+                (false, true) => &self.literal,
+                (false, false) => &self.within,
+            };
             let encoded = tokenize(tokenizer, &run.text, 0.0, &run.weights)?;
             // The first token of a run is predicted, unlike that of a text.
             let first = encoded.tokens.first().map(|_| run.weights.iter().find(|(bytes, _)| !bytes.is_empty()));
@@ -62,6 +76,27 @@ impl Pieces {
             }
         }
         Ok(whole)
+    }
+}
+
+/// A pre-tokenizer that puts a space in front of a text alone, without it; nothing where there is none such.
+fn without_first_space(pre_tokenizer: &PreTokenizerWrapper) -> Option<PreTokenizerWrapper> {
+    match pre_tokenizer {
+        PreTokenizerWrapper::Metaspace(metaspace) if metaspace.prepend_scheme == PrependScheme::First => {
+            let mut inner = metaspace.clone();
+            inner.set_prepend_scheme(PrependScheme::Never);
+            Some(PreTokenizerWrapper::Metaspace(inner))
+        }
+        PreTokenizerWrapper::Sequence(sequence) => {
+            let all: Vec<PreTokenizerWrapper> = sequence.as_ref().to_vec();
+            let at = all.iter().position(|one| without_first_space(one).is_some())?;
+            let change = |(place, one): (usize, PreTokenizerWrapper)| match place == at {
+                true => without_first_space(&one).unwrap_or(one),
+                false => one,
+            };
+            Some(PreTokenizerWrapper::Sequence(Sequence::new(all.into_iter().enumerate().map(change).collect())))
+        }
+        _ => None,
     }
 }
 

@@ -225,6 +225,14 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         TRAIN | INFER,
         "Name of a plugin's template that may differ from the checkpoint's own",
     ),
+    row(
+        "allow_special_tokens",
+        Boolean,
+        Value("false"),
+        TEMPLATE,
+        TRAIN | INFER,
+        "Special tokens that rows or prompts write are control tokens, not text",
+    ),
     row("max_length", Integer, Computed("the model's"), TEMPLATE, TRAIN | INFER, "Longest row in tokens"),
     row(
         "truncation_strategy",

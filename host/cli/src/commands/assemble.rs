@@ -87,6 +87,7 @@ pub(crate) fn encoder(
         truncation: settings.truncation,
         use_chat_template: settings.use_chat_template,
         strict,
+        special_tokens_in_text: settings.allow_special_tokens,
     };
     let (name, config) = (settings.name.as_deref(), settings.config.as_str());
     let plugin = match settings.use_chat_template {
