@@ -31,6 +31,9 @@ func (s span) text() string {
 	return unsafe.String((*byte)(unsafe.Pointer(uintptr(s.data))), s.length)
 }
 
+// bits are a pointer and a length as they lie in memory.
+func (s span) bits() uint64 { return uint64(s.data) | uint64(s.length)<<32 }
+
 // items is a list whose elements are laid out as T. An empty list has no memory, and its address means nothing.
 func items[T any](s span) []T {
 	if s.length == 0 {
@@ -67,6 +70,11 @@ func sendText(text string) span {
 		return span{}
 	}
 	results = append(results, text)
+	return spanOf(text)
+}
+
+// spanOf is where a text lies; the caller holds it.
+func spanOf(text string) span {
 	return span{address(unsafe.Pointer(unsafe.StringData(text))), uint32(len(text))}
 }
 
@@ -78,6 +86,44 @@ func sendItems[T any](list []T) span {
 	return span{address(unsafe.Pointer(unsafe.SliceData(list))), uint32(len(list))}
 }
 
+func sendTexts(texts []string) span {
+	var spans []span
+	for _, text := range texts {
+		spans = append(spans, sendText(text))
+	}
+	return sendItems(spans)
+}
+
+// texts is a list of strings.
+func texts(s span) []string {
+	list := make([]string, 0, s.length)
+	for _, text := range items[span](s) {
+		list = append(list, text.text())
+	}
+	return list
+}
+
+// optionalText is option<string>.
+type optionalText struct {
+	given   uint8
+	payload span
+}
+
+func (o optionalText) text() *string {
+	if o.given == 0 {
+		return nil
+	}
+	text := o.payload.text()
+	return &text
+}
+
+func sendOptional(text *string) optionalText {
+	if text == nil {
+		return optionalText{}
+	}
+	return optionalText{1, sendText(*text)}
+}
+
 // result is result<list<T>, string> and result<_, string>: both payloads are a pointer and a length.
 type result struct {
 	failed  uint32
@@ -87,7 +133,14 @@ type result struct {
 var (
 	answered result
 	listed   span
+	optional optionalText
 )
+
+// replyOptional is the address of a call's option<string>.
+func replyOptional(text *string) uint32 {
+	optional = sendOptional(text)
+	return address(unsafe.Pointer(&optional))
+}
 
 // reply is the address of a call's result.
 func reply(payload span, err error) uint32 {
@@ -96,6 +149,21 @@ func reply(payload span, err error) uint32 {
 		answered = result{1, sendText(err.Error())}
 	}
 	return address(unsafe.Pointer(&answered))
+}
+
+// err is what the host answered with instead of a result.
+func (r *result) err() error {
+	if r.failed&0xff == 0 {
+		return nil
+	}
+	return failure(r.payload.text())
+}
+
+// forget lets go of what the host wrote during a call of ours: all that came after the first `kept` pieces. What was made of it
+// holds what it uses.
+func forget(kept int) {
+	clear(arguments[kept:])
+	arguments = arguments[:kept]
 }
 
 // begin forgets the results of the call before. What the arguments point to stays as long as something of it is used.
@@ -133,6 +201,18 @@ func sendInfo(i info) infoLayout {
 	return layout
 }
 
+// held are the resources that the host holds, by the number that stands for each.
+type held[T any] map[uint32]T
+
+// lastHeld is the largest number so far.
+var lastHeld uint32
+
+func (h held[T]) hold(one T) uint32 {
+	lastHeld++
+	h[lastHeld] = one
+	return lastHeld
+}
+
 // choose finds what has this name, and its settings.
 func choose[T any](kind string, list []T, infoOf func(*T) info, name, config span) (*T, *Settings, error) {
 	known := ""
@@ -146,8 +226,3 @@ func choose[T any](kind string, list []T, infoOf func(*T) info, name, config spa
 	}
 	return nil, nil, failure("there is no " + kind + " `" + name.text() + "` here; there is" + known)
 }
-
-// failure is an error without a package of errors.
-type failure string
-
-func (f failure) Error() string { return string(f) }

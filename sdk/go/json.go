@@ -35,10 +35,18 @@ const maxDepth = 128
 
 // Parse reads a JSON text.
 func Parse(text string) (*Value, error) {
-	in := reader{text: text}
+	return reader{text: text}.whole()
+}
+
+// parsePython reads what Python's json module writes: NaN, Infinity and -Infinity besides.
+func parsePython(text string) (*Value, error) {
+	return reader{text: text, python: true}.whole()
+}
+
+func (r reader) whole() (*Value, error) {
 	var value Value
-	if !in.value(&value) || in.at != len(text) {
-		return nil, errors.New("not JSON at byte " + strconv.Itoa(in.at))
+	if !r.value(&value) || r.at != len(r.text) {
+		return nil, errors.New("not JSON at byte " + strconv.Itoa(r.at))
 	}
 	return &value, nil
 }
@@ -84,7 +92,7 @@ func (v *Value) Number() (number float64, ok bool) {
 		return 0, false
 	}
 	number, err := strconv.ParseFloat(v.Source, 64)
-	return number, err == nil
+	return number, err == nil && !math.IsNaN(number) && !math.IsInf(number, 0)
 }
 
 // Integer is the value as a whole number; 8.0 and 1e3 are whole too.
@@ -147,9 +155,10 @@ func (c Columns) Get(name string) *Value {
 }
 
 type reader struct {
-	text  string
-	at    int
-	depth int
+	text   string
+	at     int
+	depth  int
+	python bool
 }
 
 func (r *reader) skipSpace() {
@@ -237,6 +246,9 @@ func (r *reader) digits() bool {
 }
 
 func (r *reader) number() bool {
+	if r.python && (r.take("NaN") || r.take("Infinity") || r.take("-Infinity")) {
+		return true
+	}
 	r.take("-")
 	if !r.take("0") && !r.digits() {
 		return false

@@ -1,3 +1,5 @@
+//go:build swift_metric
+
 package swift
 
 import "unsafe"

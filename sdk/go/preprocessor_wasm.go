@@ -1,3 +1,5 @@
+//go:build swift_preprocessor
+
 package swift
 
 import "unsafe"
@@ -6,20 +8,7 @@ type preprocessorLayout struct {
 	name, summary, datasets span
 }
 
-type rowsLayout struct {
-	what    uint32
-	payload span
-}
-
 var process func(*Value) Rows
-
-func sendTexts(texts []string) span {
-	var spans []span
-	for _, text := range texts {
-		spans = append(spans, sendText(text))
-	}
-	return sendItems(spans)
-}
 
 //go:wasmexport swift:dataset/preprocessors@0.1.0#preprocessors
 func exportPreprocessors() uint32 {
@@ -52,22 +41,14 @@ func exportPreprocessorProcess(rows, count uint32) uint32 {
 	if process == nil {
 		return reply(span{}, failure("`process` was called before `configure`"))
 	}
-	sources := items[span](span{rows, count})
-	outcomes := make([]rowsLayout, 0, count)
-	for _, source := range sources {
-		row, err := Parse(source.text())
+	outcomes := make([]Rows, 0, count)
+	for _, source := range texts(span{rows, count}) {
+		row, err := Parse(source)
 		if err != nil || row.Kind != Object {
 			return reply(span{}, failure("a source row is not a JSON object"))
 		}
-		switch outcome := process(row); outcome.what {
-		case 0:
-			return reply(span{}, failure("Process gave neither a row nor a reason for dropping it"))
-		case 2:
-			outcomes = append(outcomes, rowsLayout{1, sendTexts(outcome.rows)})
-		default:
-			outcomes = append(outcomes, rowsLayout{uint32(outcome.what - 1), sendText(outcome.text)})
-		}
+		outcomes = append(outcomes, process(row))
 	}
 	arguments = nil
-	return reply(sendItems(outcomes), nil)
+	return reply(sendRows(outcomes, "Process"))
 }

@@ -1,3 +1,5 @@
+//go:build swift_reward
+
 package swift
 
 import (
@@ -83,6 +85,3 @@ func exportRewardScore(samples, count uint32, step, maxSteps uint64, epoch float
 	}
 	return reply(sendItems(layouts), err)
 }
-
-// bits are a pointer and a length as they lie in memory.
-func (s span) bits() uint64 { return uint64(s.data) | uint64(s.length)<<32 }

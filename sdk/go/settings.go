@@ -12,6 +12,8 @@ type Settings struct {
 	object *Value
 	asked  []string
 	wrong  error // the first value of another type
+	// fromTokenizer says that the host adds all of the tokenizer's special tokens, whatever a template makes of them.
+	fromTokenizer bool
 }
 
 // ParseSettings reads the text of a JSON object; for tests, as swift makes a plugin's settings.
@@ -76,7 +78,7 @@ func (s *Settings) Refused() error {
 		return s.wrong
 	}
 	for _, entry := range s.object.Items() {
-		known := false
+		known := s.fromTokenizer && (strings.HasSuffix(entry.Key, "_token") || strings.HasSuffix(entry.Key, "_special_tokens"))
 		for _, asked := range s.asked {
 			known = known || asked == entry.Key
 		}

@@ -1,11 +1,13 @@
 // Package swift is for writing plugins for swift in Go.
 //
 // A plugin is a WebAssembly component that swift runs in a sandbox. Name what it holds in an init function with [AddReward],
-// [AddMetric] or [AddPreprocessor], and build the folder with `swift plugin build`.
+// [AddMetric], [AddPreprocessor], [AddLoader], [AddTemplate] or [AddFamily], say the same kinds in plugin.toml, and build the
+// folder with `swift plugin build`.
 //
 // Swift makes a fresh instance of the plugin for a few samples and drops it afterwards: nothing is remembered from one call
-// to the next, but for what a metric takes in. There is no file, environment or network, and what is printed goes nowhere:
-// see [Info]. The clock and chance are fixed sequences, so the same samples get the same scores.
+// to the next, but for what a metric takes in. There is no environment, and no file or host but what plugin.toml asks for and
+// the user grants: see [OpenFile] and [Send]. What is printed goes nowhere: see [Info]. The clock and chance are fixed
+// sequences, so the same samples get the same scores.
 //
 // A panic keeps its message, file and line. The packages fmt and encoding/json work, and make a plugin twice as large.
 package swift

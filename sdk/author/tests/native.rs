@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use languages::{assert_alone, assert_golden, built, scaffold, tools_are_here};
 use swift_author::{Built, Kind, Language};
 use swift_plugin::{
-    Answer, Example, KindLimits, LogLine, Message, Outcome, Plugin, PluginHost, PluginOptions, RowOutcome, Sample,
-    TrainerState,
+    Answer, ChatMessage, Content, Context, Conversation, Event, Example, Form, KindLimits, LogLine, Message, Outcome,
+    Part, Plugin, PluginHost, PluginOptions, RowOutcome, Sample, ToolCall, TrainerState,
 };
 
 /// A plugin of all kinds that the SDKs have.
@@ -120,6 +120,21 @@ fn go_metric() {
 #[test]
 fn go_preprocessor() {
     template(Kind::Preprocessor, Language::Go);
+}
+
+#[test]
+fn go_template() {
+    template(Kind::Template, Language::Go);
+}
+
+#[test]
+fn go_dataset() {
+    template(Kind::Dataset, Language::Go);
+}
+
+#[test]
+fn go_model() {
+    template(Kind::Model, Language::Go);
 }
 
 /// All fields of all kinds, in both directions.
@@ -279,6 +294,191 @@ fn go_probe() {
     large_batches_are_scored(&plugin);
 }
 
+/// Templates, loaders, configs, files and hosts in Go: all that crosses the contracts, in both directions.
+#[test]
+fn go_kinds() {
+    if !tools_are_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = scaffold(folder.path(), "probe", Kind::Reward, Language::Go);
+    std::fs::write(path.join("src/reward.go"), include_str!("native/kinds.go")).unwrap();
+    let manifest = std::fs::read_to_string(path.join("plugin.toml")).unwrap();
+    let kinds = "[\"reward\", \"dataset\", \"template\", \"model\"]";
+    let manifest = manifest.replace("[\"reward\"]", kinds) + "\n[capabilities]\nread = true\nnet = [\"*\"]\n";
+    std::fs::write(path.join("plugin.toml"), manifest).unwrap();
+    std::fs::remove_dir_all(path.join("tests")).unwrap();
+    let built = built(&path).unwrap();
+    assert_alone(&built);
+
+    let granted = folder.path().join("granted");
+    std::fs::create_dir_all(granted.join("sub")).unwrap();
+    std::fs::write(granted.join("five"), "12345").unwrap();
+    let granted = granted.display().to_string();
+    let (address, asked) = languages::server();
+    let grants = [format!("probe:net={address}"), format!("probe:read={granted}")];
+    let loaded = languages::load(&built, &grants);
+
+    let reward = loaded.plugin.reward("probe", "{}").unwrap();
+    let score = |what: &str, solution: &str| languages::score(&reward, what, solution);
+    assert_eq!(score("asks", &format!("http://{address}/score")), Ok(Some(214.0)));
+    let asked = asked.join().unwrap();
+    assert!(asked.starts_with("POST /score") && asked.ends_with("{\"text\":\"é\"}"), "{asked}");
+    assert!(score("asks", "http://127.0.0.1:9/").unwrap_err().contains("did not grant"));
+    assert_eq!(score("reads", &format!("{granted}/five")), Ok(Some(5.0)));
+    assert!(score("reads", "/etc/passwd").unwrap_err().contains("is not in what the user granted"));
+    assert_eq!(score("entries", &granted), Err("five false 5;sub true 0;".into()));
+
+    templates_cross(&loaded.plugin);
+    assert!(loaded.lines.lock().unwrap().iter().any(|line| line.contains("probe claims nothing: src/reward.go:")));
+    sources_cross(&loaded.plugin);
+    configs_are_read(&loaded.plugin);
+}
+
+fn templates_cross(plugin: &Plugin) {
+    let claimed = plugin.claims_template(r#"{"model_type": "probe", "eps": NaN}"#, "{}").unwrap();
+    assert_eq!(claimed.as_deref(), Some("probe"));
+    assert_eq!(plugin.claims_template("{}", "{}").unwrap(), None);
+    let error = plugin.template("probe", r#"{"style": 1}"#).unwrap_err().to_string();
+    assert!(error.contains("there is no setting `style`"), "{error}");
+    // The host gives special tokens to all.
+    let template = plugin.template("probe", r#"{"bos_token": "<s>", "eos_token": "x"}"#).unwrap();
+    assert_eq!(template.stops().unwrap(), ["<end>", "é"]);
+
+    let text = |text: &str| Some(text.to_owned());
+    let bare = ChatMessage {
+        role: "assistant".into(),
+        content: Vec::new(),
+        reasoning: None,
+        tool_calls: Vec::new(),
+        tool_call_id: None,
+        name: None,
+        loss: Some(false),
+        loss_scale: Some(0.5),
+    };
+    let call = |id, name: &str| ToolCall { id, name: name.into(), arguments: "{}".into() };
+    let full = ChatMessage {
+        role: "tool".into(),
+        content: vec![
+            Part::Text("t".into()),
+            Part::Image("i".into()),
+            Part::Audio("a".into()),
+            Part::Video("v".into()),
+        ],
+        reasoning: text("so"),
+        tool_calls: vec![call(text("7"), "f"), call(None, "g")],
+        tool_call_id: text("9"),
+        name: text("n"),
+        loss: None,
+        loss_scale: Some(0.25),
+    };
+    let nothing = Conversation { messages: Vec::new(), tools: Vec::new(), arguments: Vec::new(), date: None };
+    let whole = Conversation {
+        messages: vec![full, bare],
+        tools: vec!["{}".into()],
+        arguments: vec![("x".into(), "true".into())],
+        date: text("2026-01-02"),
+    };
+    let conversations = [nothing, whole];
+    let rendered = template.render(&conversations, Form::Training).unwrap();
+    let said = "{} x=true 2026-01-02 / tool 0:t 2:i 3:a 4:v so 7 f {} none g {} 9 n 0.25 / assistant none none none 0";
+    assert_eq!(rendered[1].as_ref().unwrap_err(), said);
+    let rendered = template.render(&conversations, Form::Prompt).unwrap();
+    let error = rendered[0].as_ref().unwrap_err();
+    assert!(error.contains("src/reward.go:") && error.contains("index out of range"), "{error}");
+    let segments = rendered[1].as_ref().unwrap().iter().map(|segment| {
+        let (kind, text) = match &segment.content {
+            Content::Text(text) => ("text", text),
+            Content::Special(text) => ("special", text),
+            Content::Image(text) => ("image", text),
+            Content::Audio(text) => ("audio", text),
+            Content::Video(text) => ("video", text),
+        };
+        format!("{kind} {text} {} {:?}", segment.weight, segment.message)
+    });
+    let expected =
+        ["text é 0.5 Some(1)", "special <s> 0 None", "image i 0 Some(0)", "audio a 0 Some(0)", "video v 0 Some(0)"];
+    assert_eq!(segments.collect::<Vec<_>>(), expected);
+
+    let context = Context { tools: vec!["{}".into()], arguments: vec![("x".into(), "1".into())], prefix: "<t>".into() };
+    let parsed = template.parse(&["né".to_owned()], &context).unwrap().remove(0);
+    assert_eq!((parsed.content.as_str(), parsed.reasoning.as_deref()), ("né", Some("<t>")));
+    assert_eq!(parsed.problems, ["one", "two"]);
+    assert_eq!((parsed.tool_calls[0].id.as_deref(), parsed.tool_calls[0].arguments.as_str()), (Some("7"), "{}"));
+    assert_eq!((parsed.tool_calls[1].id.as_deref(), parsed.tool_calls[1].name.as_str()), (None, "{} x=1"));
+
+    let mut parser = template.parser(&context).unwrap();
+    let mut events = parser.push("né").unwrap();
+    events.extend(parser.finish().unwrap());
+    let events = events.iter().map(|event| match event {
+        Event::Reasoning(text) => format!("reasoning {text}"),
+        Event::Text(text) => format!("text {text}"),
+        Event::ToolCall(start) => format!("call {:?} {}", start.id, start.name),
+        Event::Arguments(text) => format!("arguments {text}"),
+        Event::Problem(text) => format!("problem {text}"),
+    });
+    let expected =
+        ["reasoning né", "text t", "call Some(\"7\") f", "call None ", "arguments {}", "problem p", "text <t>"];
+    assert_eq!(events.collect::<Vec<_>>(), expected);
+}
+
+fn sources_cross(plugin: &Plugin) {
+    let loader = plugin.loader("probe").unwrap();
+    assert_eq!(loader.info().endings, [".a", ".b"]);
+    let refused =
+        |config: &str| loader.open("there", Some("sub"), config, Some("c")).map(drop).unwrap_err().to_string();
+    let error = refused(r#"{"refuse": true}"#);
+    assert!(error.contains("no there sub c"), "{error}");
+    let error = refused(r#"{"style": 1}"#);
+    assert!(error.contains("there is no setting `style`"), "{error}");
+
+    let mut reader = loader.open("there", Some("last"), "{}", None).unwrap();
+    assert_eq!(reader.length().unwrap(), Some(1 << 40));
+    let batch = reader.next(3).unwrap().unwrap();
+    let rows = |rows: &[&str]| RowOutcome::Rows(rows.iter().map(|row| (*row).into()).collect());
+    assert_eq!(
+        batch.outcomes,
+        [rows(&["{\"n\":3}"]), rows(&["{\"a\":1}", "{\"b\":2}"]), RowOutcome::Dropped("no use".into())]
+    );
+    assert_eq!((batch.cursor.as_str(), batch.last), ("né", true));
+    let error = loader.open("there", None, "{}", Some("c")).unwrap().next(1).unwrap_err().to_string();
+    assert!(error.contains("no more after c"), "{error}");
+}
+
+fn configs_are_read(plugin: &Plugin) {
+    let model = plugin.model().unwrap();
+    for (config, name) in [
+        (r#"{"model_type": "probe", "eps": NaN}"#, Some("probe")),
+        (r#"{"architectures": ["Other", "ProbeModel"]}"#, Some("probe")),
+        (r#"{"model_type": "other", "architectures": ["ProbeModel"]}"#, None),
+        ("{", None),
+    ] {
+        assert_eq!(model.claims(config).unwrap().as_deref(), name, "{config}");
+    }
+    let yarn = "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"mscale\": 1, \"truncate\": false}";
+    for (keys, part) in [
+        ("\"width\": 8.0, \"sliding_window\": 4", "`width` is 8.0, 8 10000 0"),
+        (&*format!("\"width\": 8, \"rope_theta\": 1e6, \"max_position_embeddings\": 64, {yarn}"), "8 1e+06 4"),
+        ("\"width\": null", "`width` is missing, a positive whole number is needed"),
+        ("\"width\": true", "`width` is true, a positive whole number is needed"),
+        ("\"attention_bias\": true", "`attention_bias` is true, which changes the model"),
+        ("\"logits_scaling\": 8.0", "`logits_scaling` is 8.0, which changes the model"),
+        ("\"layer_types\": [\"full_attention\", \"other\"]", "`layer_types` is a list of 2, which changes"),
+        ("\"width\": 8, \"logit_scale\": 1, \"layer_types\": [\"full_attention\"]", "8 10000 0"),
+        ("\"width\": 8, \"rope_scaling\": {\"type\": \"longrope\"}", "longrope"),
+        ("\"width\": 8, \"rope_scaling\": {\"type\": \"linear\"}", "`rope_scaling.factor` is missing"),
+        ("\"width\": 8, \"rope_parameters\": {\"mrope_section\": [1]}", "`rope_parameters.mrope_section`"),
+    ] {
+        let config = format!("{{\"model_type\": \"probe\", {keys}}}");
+        let checkpoint = swift_graph::TableCheckpoint::default();
+        let error = model.trace(&config, "causal-lm", &checkpoint).unwrap_err().to_string();
+        assert!(error.contains(part), "{config}: {error}");
+    }
+    let checkpoint = swift_graph::TableCheckpoint::default();
+    let error = model.trace(r#"{"model_type": "probe"}"#, "other", &checkpoint).unwrap_err().to_string();
+    assert!(error.contains("the task `other` is not built; this family builds causal-lm"), "{error}");
+}
+
 /// What a compiler or the folder says reaches the author.
 #[test]
 fn what_does_not_build_is_explained() {
@@ -294,7 +494,6 @@ fn what_does_not_build_is_explained() {
         (Language::C, c, "typedef", system, "it calls the system (fd_"),
         (Language::C, "plugin.toml", "[\"reward\"]", "[\"template\"]", "cannot be written in C"),
         (Language::Go, go, "swift.NoScore()", "swift.NoSkore()", "undefined: swift.NoSkore"),
-        (Language::Go, "plugin.toml", "[\"reward\"]", "[\"template\"]", "cannot be written in Go"),
         (Language::Go, "go.mod", "replace swift", "// replace swift", "swift"),
     ] {
         let path = scaffold(folder.path(), "broken", Kind::Reward, language);
