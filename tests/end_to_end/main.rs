@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod data;
 mod devices;
 mod fixture;
 mod plugins_author;

@@ -14,9 +14,14 @@ pub(crate) fn output(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Whether what goes to standard output may have colours: a person reads it and wants them.
+pub(crate) fn is_colored() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
 /// Writes a text with styles to standard output; plain unless a person reads it.
 pub(crate) fn styled(text: &clap::builder::StyledStr) {
-    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+    if is_colored() {
         output(&text.ansi().to_string());
     } else {
         output(&text.to_string());

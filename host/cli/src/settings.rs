@@ -182,6 +182,26 @@ pub(crate) struct ExportSettings {
     pub(crate) num_threads: Option<usize>,
 }
 
+/// `swift data inspect` and `swift data preview`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LookSettings {
+    pub(crate) model: Option<PathBuf>,
+    pub(crate) plugins: PluginSettings,
+    pub(crate) template: TemplateSettings,
+    pub(crate) datasets: Vec<String>,
+    pub(crate) rows: RowSettings,
+    /// Seed of `#n` sampling.
+    pub(crate) seed: u64,
+    /// How many rows are shown; of no meaning to `inspect`.
+    pub(crate) count: usize,
+    /// What stands before the last answer is shown, not the whole row.
+    pub(crate) prompt: bool,
+    pub(crate) json: bool,
+    /// A file for the picture of the lengths.
+    pub(crate) svg: Option<PathBuf>,
+    pub(crate) num_threads: Option<usize>,
+}
+
 /// What the environment says; a function so that tests have their own.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -340,6 +360,34 @@ pub(crate) fn infer(given: &Given, environment: Environment<'_>) -> Result<Infer
     Ok(settings)
 }
 
+/// Settings of `swift data inspect` and `swift data preview`.
+pub(crate) fn look(given: &Given) -> Result<LookSettings> {
+    let mut reader = Reader::new(given);
+    let preview = given.verb == Verb::DataPreview;
+    let settings = LookSettings {
+        model: reader.path("model")?,
+        plugins: reader.plugins()?,
+        template: reader.template(false)?,
+        datasets: reader.list("dataset")?,
+        rows: reader.rows()?,
+        seed: reader.number("data_seed")?,
+        count: if preview { reader.positive("rows")? } else { 0 },
+        prompt: preview && reader.choice("form")?.as_deref() == Some("prompt"),
+        json: reader.choice("format")?.as_deref() == Some("json"),
+        svg: if preview { None } else { reader.path("svg")? },
+        num_threads: reader.optional_positive("num_threads")?,
+    };
+    reader.finish();
+    if settings.datasets.is_empty() {
+        return Err(UsageError::new("no --dataset was given", "add `--dataset FILE.jsonl`"));
+    }
+    if preview && settings.model.is_none() {
+        let hint = "add `--model FOLDER`: its tokenizer and chat template make the tokens";
+        return Err(UsageError::new("no --model was given", hint));
+    }
+    Ok(settings)
+}
+
 /// Settings of `swift export` and `swift merge-lora`.
 pub(crate) fn export(given: &Given, environment: Environment<'_>) -> Result<ExportSettings> {
     let given = with_adapter_arguments(given)?;
@@ -487,7 +535,7 @@ impl Reader<'_> {
     }
 
     fn template(&mut self, pretraining: bool) -> Result<TemplateSettings> {
-        let training = matches!(self.given.verb, Verb::Sft | Verb::Pt);
+        let training = !matches!(self.given.verb, Verb::Infer);
         let (truncation, loss_scale) = if training {
             (self.choice("truncation_strategy")?.unwrap_or_default(), self.choice("loss_scale")?)
         } else {

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use swift_plugin::{Preprocessor, RowOutcome, valid_name};
 
 use crate::{
-    ColumnMap, DataError, Ledger, Origin, Row, RowError, Stream, permutation,
+    ColumnMap, DataError, Ledger, Origin, Row, RowError, Schema, Stream, permutation,
     source::{self, ENDINGS, files_in, format_of, matching},
 };
 
@@ -44,6 +44,8 @@ pub struct LoadOptions {
     pub data_seed: u64,
     /// What turns the rows into canonical ones first.
     pub preprocessor: Option<Arc<Preprocessor>>,
+    /// Look at the columns of the source, for [`Dataset::schema`].
+    pub schema: bool,
 }
 
 /// The rows of one dataset.
@@ -51,6 +53,8 @@ pub struct LoadOptions {
 pub struct Dataset {
     pub rows: Vec<Row>,
     pub ledger: Ledger,
+    /// The columns of the source, where [`LoadOptions::schema`] asked for them.
+    pub schema: Schema,
     /// SHA-256 of the file, of the digests of several files, or of the rows that a loader gave.
     pub digest: String,
 }
@@ -130,6 +134,27 @@ impl DatasetSpec {
             DataError::Spec { spec: self.text.clone(), message, hint: hint.into() }
         })?;
         Ok(files.into_iter().filter(|path| format_of(path).is_ok()).collect())
+    }
+}
+
+impl DatasetSpec {
+    /// What a loader is to read: the files of a pattern, or the path as it is.
+    pub(crate) fn locations(&self) -> Result<Vec<PathBuf>, DataError> {
+        let path = self.path.to_string_lossy();
+        if self.path.exists() || !is_pattern(&path) {
+            return Ok(vec![self.path.clone()]);
+        }
+        let files = matching(&path).unwrap_or_default();
+        match (files.is_empty(), &self.loader) {
+            (false, _) => Ok(files),
+            // It may have patterns of its own.
+            (true, Some(_)) => Ok(vec![self.path.clone()]),
+            (true, None) => Err(DataError::Spec {
+                spec: self.text.clone(),
+                message: "no file is of this pattern".into(),
+                hint: "check the folder and the ending".into(),
+            }),
+        }
     }
 }
 
@@ -219,10 +244,11 @@ const BATCH: usize = 4096;
 
 /// Collects the rows of a source, through the preprocessor if there is one.
 pub(crate) struct Reader<'a> {
-    file: Arc<str>,
+    pub(crate) file: Arc<str>,
     spec: &'a DatasetSpec,
     options: &'a LoadOptions,
     ledger: Ledger,
+    schema: Schema,
     rows: Vec<Row>,
     /// Rows that wait for the preprocessor.
     waiting: (Vec<String>, Vec<Origin>),
@@ -231,7 +257,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(spec: &'a DatasetSpec, options: &'a LoadOptions) -> Self {
         let (file, ledger) = (spec.path.display().to_string().into(), Ledger::new(&*spec.text));
-        Self { file, spec, options, ledger, rows: Vec::new(), waiting: Default::default() }
+        Self { file, spec, options, ledger, schema: Schema::default(), rows: Vec::new(), waiting: Default::default() }
     }
 
     fn origin(&self, number: usize, item: bool) -> Origin {
@@ -242,6 +268,9 @@ impl<'a> Reader<'a> {
     fn add(&mut self, value: Result<Value, RowError>, number: usize, item: bool) -> Result<(), DataError> {
         let origin = self.origin(number, item);
         self.ledger.read += 1;
+        if let (true, Ok(row)) = (self.options.schema, &value) {
+            self.schema.add(row);
+        }
         match value {
             Ok(value) if self.options.preprocessor.is_some() => self.wait(value.to_string(), origin),
             value => self.canonical(value, origin),
@@ -252,6 +281,9 @@ impl<'a> Reader<'a> {
     pub(crate) fn outcome(&mut self, outcome: RowOutcome, number: usize, plugin: &str) -> Result<(), DataError> {
         let origin = self.origin(number, true);
         self.ledger.read += 1;
+        if let (true, RowOutcome::Rows(rows)) = (self.options.schema, &outcome) {
+            rows.iter().filter_map(|row| serde_json::from_str(row).ok()).for_each(|row| self.schema.add(&row));
+        }
         match outcome {
             RowOutcome::Rows(rows) if self.options.preprocessor.is_some() => {
                 self.ledger.added += rows.len().saturating_sub(1);
@@ -308,13 +340,13 @@ impl<'a> Reader<'a> {
     /// All rows, or as many as were asked for.
     pub(crate) fn finish(mut self, digest: String) -> Result<Dataset, DataError> {
         self.preprocess()?;
-        let Self { mut rows, mut ledger, .. } = self;
+        let Self { mut rows, mut ledger, schema, .. } = self;
         if let Some(count) = self.spec.sample.filter(|_| !rows.is_empty()) {
             let chosen = sampled(rows.len(), count, self.options.data_seed);
             rows = chosen.into_iter().map(|index| rows[index].clone()).collect();
             ledger.sampled = Some(count);
         }
         ledger.kept = rows.len();
-        Ok(Dataset { rows, ledger, digest })
+        Ok(Dataset { rows, ledger, schema, digest })
     }
 }

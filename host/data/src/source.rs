@@ -277,8 +277,9 @@ fn lines(
             let source = std::io::Error::other(format!("line {number} is longer than {} MiB", ROW >> 20));
             return Err(DataError::Io { path: path.into(), source });
         }
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
         if !line.iter().all(u8::is_ascii_whitespace) {
-            take(&line, number)?;
+            take(line, number)?;
         }
     }
     Ok(())

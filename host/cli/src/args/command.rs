@@ -16,6 +16,8 @@ pub(super) const CONFIG: &str = "config";
 pub(super) const PLUGIN: &str = "plugin";
 const PLUGIN_ABOUT: &str = "Make, build, test and measure plugins; find, install and publish them";
 
+const DATA_ABOUT: &str = "Look at datasets before training on them";
+
 /// Where the lists of `--help_all` break.
 const WIDTH: usize = 100;
 
@@ -39,10 +41,20 @@ pub(super) fn root() -> Command {
         // clap keeps a global argument's values either from before the command or from after it; both count here, so
         // the argument is made twice and the parser joins them.
         .args(ARGUMENTS.iter().filter(|spec| matches!(spec.kind, Kind::Repeated(_))).map(argument))
-        .subcommands(Verb::ALL.iter().map(|(_, name, about)| {
+        .subcommands(Verb::ALL.iter().filter(|(_, name, _)| !name.contains(' ')).map(|(_, name, about)| {
             let other = name.replace('-', "_");
             Command::new(*name).about(*about).aliases((other != *name).then_some(other)).defer(with_arguments)
         }))
+        .subcommand(
+            Command::new(Verb::DATA)
+                .about(DATA_ABOUT)
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommands(Verb::ALL.iter().filter_map(|(_, name, about)| {
+                    let name = name.strip_prefix(Verb::DATA)?.strip_prefix(' ')?;
+                    Some(Command::new(name).about(*about).defer(with_arguments))
+                })),
+        )
         .subcommand(Command::new(PLUGIN).about(PLUGIN_ABOUT).defer(crate::commands::plugin::arguments))
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Verb {
     Infer,
     Export,
     MergeLora,
+    DataInspect,
+    DataPreview,
 }
 
 impl Verb {
@@ -30,17 +32,23 @@ impl Verb {
         (Self::Infer, "infer", "Chat in the terminal, or answer the rows of a dataset into a jsonl file"),
         (Self::Export, "export", "Write a model in another form"),
         (Self::MergeLora, "merge-lora", "Merge an adapter into its base model; the same as export --merge_lora true"),
+        (Self::DataInspect, "data inspect", "Columns, lengths and faults of datasets"),
+        (Self::DataPreview, "data preview", "Rows as the model sees them, with what is trained"),
     ];
+
+    /// The word that commands on data begin with.
+    pub(crate) const DATA: &'static str = "data";
 
     /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(verb, ..)| *verb == self).map_or("", |(_, name, _)| name)
     }
 
-    /// The command of this name; `-` and `_` are the same.
+    /// The command of this name, or with this last word; `-` and `_` are the same.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let name = name.replace('_', "-");
-        Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(verb, ..)| *verb)
+        let last = |known: &str| known.rsplit(' ').next() == Some(name.as_str());
+        Self::ALL.iter().find(|(_, known, _)| *known == name || last(known)).map(|(verb, ..)| *verb)
     }
 
     fn bit(self) -> u8 {
@@ -49,6 +57,8 @@ impl Verb {
             Self::Pt => table::PT,
             Self::Infer => table::INFER,
             Self::Export | Self::MergeLora => table::EXPORT,
+            Self::DataInspect => table::INSPECT,
+            Self::DataPreview => table::PREVIEW,
         }
     }
 }

@@ -33,7 +33,11 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Invocation, UsageError> {
         }
         return Ok(Invocation::Plugin(own.clone()));
     }
-    let Some((verb, own)) = matches.subcommand().and_then(|(name, own)| Some((Verb::named(name)?, own))) else {
+    let chosen = match matches.subcommand() {
+        Some((Verb::DATA, own)) => own.subcommand(),
+        chosen => chosen,
+    };
+    let Some((verb, own)) = chosen.and_then(|(name, own)| Some((Verb::named(name)?, own))) else {
         return Err(no_command());
     };
     collect(verb, &matches, own).map(Invocation::Run)
@@ -143,7 +147,7 @@ fn unknown_command(word: &str) -> UsageError {
     if let Some((known, instead)) = unbuilt::VERBS.iter().find(|(known, _)| *known == name) {
         return UsageError::new(format!("`swift {known}` is not built yet"), *instead);
     }
-    let built = Verb::ALL.iter().map(|(_, known, _)| *known).chain([command::PLUGIN]);
+    let built = Verb::ALL.iter().map(|(_, known, _)| *known).chain([command::PLUGIN, Verb::DATA]);
     let hint = match nearest(&name, built).or_else(|| nearest(&name, unbuilt::VERBS.iter().map(|(known, _)| *known))) {
         Some(near) => format!("did you mean `swift {near}`?"),
         None => "`swift --help` lists the commands".into(),

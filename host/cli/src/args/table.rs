@@ -11,6 +11,10 @@ pub(crate) const SFT: u8 = 1;
 pub(crate) const PT: u8 = 2;
 pub(crate) const INFER: u8 = 4;
 pub(crate) const EXPORT: u8 = 8;
+pub(crate) const INSPECT: u8 = 16;
+pub(crate) const PREVIEW: u8 = 32;
+/// The commands on data.
+const LOOK: u8 = INSPECT | PREVIEW;
 const TRAIN: u8 = SFT | PT;
 const ALL: u8 = TRAIN | INFER | EXPORT;
 
@@ -46,14 +50,21 @@ pub(crate) const DTYPES: &[&str] = &["bfloat16", "float16", "float32"];
 
 /// Every built argument, in the order help shows them.
 pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
-    row("model", Path, NoDefault, MODEL, ALL, "Folder with config.json, tokenizer and safetensors, or a .gguf file"),
+    row(
+        "model",
+        Path,
+        NoDefault,
+        MODEL,
+        ALL | LOOK,
+        "Folder with config.json, tokenizer and safetensors, or a .gguf file",
+    ),
     row("model_type", Text, Computed("from config.json"), MODEL, ALL, "Model family, where config.json leaves it open"),
     row(
         "plugin",
         Repeated("PATH"),
         Computed("the installed ones"),
         MODEL,
-        ALL,
+        ALL | LOOK,
         "Plugin component (.wasm); may be repeated, also before the command",
     ),
     row(
@@ -61,7 +72,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Repeated("GRANT"),
         NoDefault,
         MODEL,
-        ALL,
+        ALL | LOOK,
         "What a plugin that asks for it may do: PLUGIN:read=FOLDER or PLUGIN:net=HOST; may be repeated",
     ),
     row(
@@ -69,7 +80,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Float,
         Computed("10 for a template, 300 for a reward, 60 for others"),
         MODEL,
-        ALL,
+        ALL | LOOK,
         "Seconds that one call of a plugin with such a grant may take",
     ),
     row("adapters", List, NoDefault, MODEL, ALL, "PEFT adapter folders; training starts from their weights"),
@@ -146,7 +157,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         List,
         NoDefault,
         DATA,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Data files: FILE.jsonl, with #N for N rows; LOADER::PATH for a loader plugin",
     ),
     row("val_dataset", List, NoDefault, DATA, TRAIN | INFER, "Validation files; in infer, the rows to answer"),
@@ -154,33 +165,65 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     row("val_dataset_sample", Integer, Computed("all"), DATA, INFER, "How many rows to answer"),
     row("dataset_shuffle", Boolean, Value("true"), DATA, TRAIN, "Shuffle the rows once, before packing and splitting"),
     row("train_dataloader_shuffle", Boolean, Value("true"), DATA, TRAIN, "Shuffle the samples again in every epoch"),
-    row("data_seed", Integer, Value("42"), DATA, TRAIN, "Seed of both shuffles and the split"),
-    row("columns", Text, NoDefault, DATA, TRAIN | INFER, "JSON map of column names: {\"question\": \"query\"}"),
-    row("loader_config", Text, Value("{}"), DATA, TRAIN | INFER, "Settings of the loader plugins, a JSON object"),
+    row("data_seed", Integer, Value("42"), DATA, TRAIN | LOOK, "Seed of both shuffles and the split"),
+    row("columns", Text, NoDefault, DATA, TRAIN | INFER | LOOK, "JSON map of column names: {\"question\": \"query\"}"),
+    row(
+        "loader_config",
+        Text,
+        Value("{}"),
+        DATA,
+        TRAIN | INFER | LOOK,
+        "Settings of the loader plugins, a JSON object",
+    ),
     row(
         "preprocessor",
         Text,
         NoDefault,
         DATA,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Plugin function that makes canonical rows of a dataset's",
     ),
-    row("preprocessor_config", Text, Value("{}"), DATA, TRAIN | INFER, "Settings of the preprocessor, a JSON object"),
+    row(
+        "preprocessor_config",
+        Text,
+        Value("{}"),
+        DATA,
+        TRAIN | INFER | LOOK,
+        "Settings of the preprocessor, a JSON object",
+    ),
     row(
         "model_name",
         List,
         NoDefault,
         DATA,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "For the preprocessor: the model's name, or two (Chinese, English)",
     ),
-    row("model_author", List, NoDefault, DATA, TRAIN | INFER, "For the preprocessor: who made the model, likewise"),
+    row(
+        "model_author",
+        List,
+        NoDefault,
+        DATA,
+        TRAIN | INFER | LOOK,
+        "For the preprocessor: who made the model, likewise",
+    ),
+    row("rows", Integer, Value("3"), DATA, PREVIEW, "How many rows of each dataset to show"),
+    row(
+        "form",
+        Choice(&["training", "prompt"]),
+        Value("training"),
+        DATA,
+        PREVIEW,
+        "Whole rows, or what stands before their last answer",
+    ),
+    row("svg", Path, NoDefault, DATA, INSPECT, "Draw the lengths into this file"),
+    row("format", Choice(&["text", "json"]), Value("text"), DATA, LOOK, "For a person or a program"),
     row(
         "strict",
         Boolean,
         Value("false"),
         DATA,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Stop at the first bad row; otherwise drop and report it",
     ),
     row(
@@ -198,7 +241,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Text,
         Computed("the template's"),
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "System prompt for rows without one: text or a .txt file",
     ),
     row(
@@ -206,7 +249,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Text,
         Computed("the checkpoint's own"),
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Chat template of a plugin; it must give the text of the checkpoint's own",
     ),
     row(
@@ -214,7 +257,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Text,
         Value("{}"),
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Settings of a plugin's template, a JSON object",
     ),
     row(
@@ -222,7 +265,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Text,
         NoDefault,
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Name of a plugin's template that may differ from the checkpoint's own",
     ),
     row(
@@ -230,16 +273,16 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Boolean,
         Value("false"),
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Special tokens that rows or prompts write are control tokens, not text",
     ),
-    row("max_length", Integer, Computed("the model's"), TEMPLATE, TRAIN | INFER, "Longest row in tokens"),
+    row("max_length", Integer, Computed("the model's"), TEMPLATE, TRAIN | INFER | LOOK, "Longest row in tokens"),
     row(
         "truncation_strategy",
         Choice(&["delete", "left", "right", "split"]),
         Value("delete"),
         TEMPLATE,
-        TRAIN,
+        TRAIN | LOOK,
         "What happens to longer rows; split is for plain text",
     ),
     row(
@@ -247,7 +290,7 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Boolean,
         Computed("true; pt: false"),
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "Render rows with the chat template",
     ),
     row(
@@ -255,16 +298,23 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
         Choice(&["default", "last_round", "all"]),
         Computed("default; pt: all"),
         TEMPLATE,
-        TRAIN,
+        TRAIN | LOOK,
         "Tokens trained: assistant turns, the last of them, or all",
     ),
-    row("enable_thinking", Boolean, Computed("the template's"), TEMPLATE, TRAIN | INFER, "Passed to the chat template"),
+    row(
+        "enable_thinking",
+        Boolean,
+        Computed("the template's"),
+        TEMPLATE,
+        TRAIN | INFER | LOOK,
+        "Passed to the chat template",
+    ),
     row(
         "run_date",
         Text,
         Computed("today, then fixed in run.json"),
         TEMPLATE,
-        TRAIN | INFER,
+        TRAIN | INFER | LOOK,
         "The date templates see, YYYY-MM-DD",
     ),
     renamed(
@@ -461,5 +511,12 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     ),
     row("ignore_data_skip", Boolean, Value("false"), RUN, TRAIN, "With resume_only_model: start at the first step"),
     row("seed", Integer, Value("42"), RUN, TRAIN | INFER, "Seed of initialisation and dropout, or of sampling"),
-    row("num_threads", Integer, Computed("all cores"), RUN, ALL, "Threads; results are equal for the same number"),
+    row(
+        "num_threads",
+        Integer,
+        Computed("all cores"),
+        RUN,
+        ALL | LOOK,
+        "Threads; results are equal for the same number",
+    ),
 ];

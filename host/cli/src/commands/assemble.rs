@@ -129,6 +129,7 @@ pub(crate) fn load_options(settings: &RowSettings, data_seed: u64, plugins: &Plu
         strict: settings.strict,
         data_seed,
         preprocessor,
+        schema: false,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod assemble;
+mod data;
 mod export;
 mod infer;
 mod placement;
@@ -29,6 +30,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     match given.verb {
         Verb::Sft | Verb::Pt => sft::run(given.verb.name(), &settings::train(&given, environment)?),
         Verb::Infer => infer::run(&settings::infer(&given, environment)?),
+        Verb::DataInspect => data::inspect(&settings::look(&given)?),
+        Verb::DataPreview => data::preview(&settings::look(&given)?),
         Verb::Export | Verb::MergeLora => export::run(&settings::export(&given, environment)?),
     }
 }

@@ -61,6 +61,8 @@ fn every_built_argument_is_read() {
         (Verb::Pt, "pt --model m --dataset d.jsonl"),
         (Verb::Infer, "infer --model m"),
         (Verb::Export, "export --model m --merge_lora true --adapters a"),
+        (Verb::DataInspect, "data inspect --dataset d.jsonl"),
+        (Verb::DataPreview, "data preview --model m --dataset d.jsonl"),
     ] {
         // The reader is consulted for every argument of the table that serves the command, given or not.
         READ.with_borrow_mut(BTreeSet::clear);
@@ -69,6 +71,7 @@ fn every_built_argument_is_read() {
             Verb::Sft | Verb::Pt => drop(train(&given, &alone).unwrap()),
             Verb::Infer => drop(infer(&given, &alone).unwrap()),
             Verb::Export | Verb::MergeLora => drop(export(&given, &alone).unwrap()),
+            Verb::DataInspect | Verb::DataPreview => drop(look(&given).unwrap()),
         }
         let used = READ.with_borrow(Clone::clone);
         for spec in ARGUMENTS.iter().filter(|spec| spec.serves(verb)) {

@@ -62,16 +62,17 @@ pub fn load_with(
     config: &str,
     options: &LoadOptions,
 ) -> Result<Dataset, DataError> {
-    let location = spec.path.to_string_lossy();
     let mut reader = Reader::new(spec, options);
     let mut digest = Sha256::new();
     let subsets: Vec<Option<&str>> = match &spec.subsets[..] {
         [] => vec![None],
         several => several.iter().map(|subset| Some(subset.as_str())).collect(),
     };
-    let mut number = 0;
-    for subset in subsets {
-        let mut source = loader.open(&location, subset, config, None)?;
+    for (location, subset) in spec.locations()?.iter().flat_map(|path| subsets.iter().map(move |subset| (path, subset)))
+    {
+        let (location, mut number) = (location.to_string_lossy(), 0);
+        reader.file = (*location).into();
+        let mut source = loader.open(&location, *subset, config, None)?;
         while let Some(batch) = source.next(BATCH)? {
             for outcome in batch.outcomes {
                 number += 1;
