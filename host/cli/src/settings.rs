@@ -537,7 +537,7 @@ impl Reader<'_> {
     fn template(&mut self, pretraining: bool) -> Result<TemplateSettings> {
         let training = !matches!(self.given.verb, Verb::Infer);
         let (truncation, loss_scale) = if training {
-            (self.choice("truncation_strategy")?.unwrap_or_default(), self.choice("loss_scale")?)
+            (self.choice("truncation_strategy")?.unwrap_or_default(), self.text("loss_scale")?)
         } else {
             ("left".into(), None)
         };

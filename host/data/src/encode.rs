@@ -16,6 +16,7 @@ use tokenizers::{PostProcessorWrapper, Tokenizer};
 use crate::{
     ChatTemplate, DataError, Ledger, Message, PluginTemplate, Row, RowError,
     guard::Hidden,
+    loss_scale::{LossScale, TurnWeight},
     pieces::Pieces,
     plugin::{Chat, Piece},
     spans::{Conversation, EndTokens, Located},
@@ -33,30 +34,6 @@ impl Encoded {
     /// How many tokens are trained.
     pub fn trained(&self) -> usize {
         self.weights.iter().filter(|&&weight| weight > 0.0).count()
-    }
-}
-
-/// Which text is trained. A message's own `loss` and `loss_scale` override it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LossScale {
-    /// Every assistant turn.
-    #[default]
-    Default,
-    /// The assistant turns after the last user message.
-    LastRound,
-    /// Everything.
-    All,
-}
-
-impl LossScale {
-    /// By ms-swift's name; names that are not built yet are refused.
-    pub fn parse(name: &str) -> Result<Self, DataError> {
-        match name {
-            "default" => Ok(Self::Default),
-            "last_round" => Ok(Self::LastRound),
-            "all" => Ok(Self::All),
-            other => Err(DataError::LossScale { name: other.into() }),
-        }
     }
 }
 
@@ -110,7 +87,7 @@ impl Default for EncodeOptions {
     fn default() -> Self {
         Self {
             system: None,
-            loss_scale: LossScale::Default,
+            loss_scale: LossScale::default(),
             enable_thinking: None,
             max_length: None,
             truncation: Truncation::Delete,
@@ -392,18 +369,28 @@ impl Encoder {
             .zip(&prepared)
             .map(|(row, (messages, kwargs))| Chat { messages, tools: row.tools.as_deref(), kwargs })
             .collect();
-        let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
+        let scale = &self.options.loss_scale;
         let mut rendered = template.render(&chats, Form::Training)?;
         for (pieces, (messages, _)) in rendered.iter_mut().zip(&prepared) {
-            let last_user = messages.iter().rposition(|message| message.role == "user");
-            for piece in pieces.iter_mut().flatten() {
-                piece.weight = match piece.message.map(|index| (index, &messages[index])) {
-                    _ if piece.weight == 0.0 => base,
-                    Some((index, message)) if message.role == "assistant" => {
-                        piece.weight * turn_weight(message, self.options.loss_scale, index, last_user)
-                    }
-                    _ => piece.weight,
+            let Ok(pieces) = pieces else { continue };
+            let mut by_parts = Vec::new();
+            for piece in pieces.iter_mut() {
+                let answer = piece.message.filter(|&index| messages[index].role == "assistant");
+                piece.weight = match answer {
+                    _ if piece.weight == 0.0 => scale.around(),
+                    None => piece.weight,
+                    Some(index) => match scale.turn(messages, index) {
+                        TurnWeight::Flat(weight) => piece.weight * weight,
+                        TurnWeight::ByParts => {
+                            by_parts.push(index);
+                            piece.weight
+                        }
+                    },
                 };
+            }
+            by_parts.dedup();
+            for index in by_parts {
+                weigh_parts(pieces, scale, messages, index);
             }
         }
         Ok(rendered)
@@ -434,15 +421,15 @@ impl Encoder {
             false => self.tokenize(text, base, spans),
         };
         let conversation = Conversation { template, messages: &messages, tools, kwargs: &kwargs };
-        let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
-        let last_user = messages.iter().rposition(|message| message.role == "user");
+        let scale = &self.options.loss_scale;
+        let base = scale.around();
         // The weight of each assistant turn that differs from the rest of the text.
-        let turns: Vec<(usize, f32)> = messages
+        let turns: Vec<(usize, TurnWeight)> = messages
             .iter()
             .enumerate()
             .filter(|(_, message)| message.role == "assistant")
-            .map(|(index, message)| (index, turn_weight(message, self.options.loss_scale, index, last_user)))
-            .filter(|(_, weight)| *weight != base)
+            .map(|(index, _)| (index, scale.turn(&messages, index)))
+            .filter(|(_, weight)| *weight != TurnWeight::Flat(base))
             .collect();
         if turns.is_empty() {
             if base == 0.0 {
@@ -452,13 +439,23 @@ impl Encoder {
         }
         let wanted: Vec<usize> = turns.iter().map(|(index, _)| *index).collect();
         let Located { text, turns: found, unassigned } = conversation.locate(&wanted, &self.ends)?;
-        let mut spans: Vec<_> = found
-            .into_iter()
-            .map(|turn| {
-                let (_, weight) = turns.iter().find(|(index, _)| *index == turn.message).expect("it was wanted");
-                (turn.bytes, *weight)
-            })
-            .collect();
+        // A turn's parts end before its end token, which counts once.
+        let weighed = |bytes: Range<usize>, index: usize, weight: TurnWeight| match weight {
+            TurnWeight::Flat(weight) => vec![(bytes, weight)],
+            TurnWeight::ByParts => {
+                let (mut at, mut spans) = (bytes.start, Vec::new());
+                let said = &text[bytes.start..bytes.start + self.ends.answer(&text[bytes.clone()])];
+                for (length, weight) in scale.parts(said, &messages, index) {
+                    spans.push((at..at + length, weight));
+                    at += length;
+                }
+                spans.push((at..bytes.end, 1.0));
+                spans
+            }
+        };
+        let weight_of = |message| turns.iter().find(|(index, _)| *index == message).expect("it was wanted").1;
+        let mut spans: Vec<_> =
+            found.into_iter().flat_map(|turn| weighed(turn.bytes, turn.message, weight_of(turn.message))).collect();
         if !unassigned.is_empty() {
             let assistants = messages.iter().filter(|message| message.role == "assistant").count();
             let uniform = turns.len() == assistants && turns.iter().all(|(_, weight)| *weight == turns[0].1);
@@ -468,7 +465,7 @@ impl Encoder {
                     format!("{} generation blocks for {assistants} assistant messages", unassigned.len()),
                 ));
             }
-            spans = unassigned.into_iter().map(|bytes| (bytes, turns[0].1)).collect();
+            spans = unassigned.into_iter().flat_map(|bytes| weighed(bytes, turns[0].0, turns[0].1)).collect();
         }
         tokenize(&text, base, &spans)
     }
@@ -480,19 +477,29 @@ impl Encoder {
     /// Plain text: the messages end to end, the tokenizer's own special tokens around it, closed with the
     /// end-of-sequence token.
     fn encode_text(&self, row: &Row) -> Result<Encoded, RowError> {
-        let base = if self.options.loss_scale == LossScale::All { 1.0 } else { 0.0 };
-        let last_user = row.messages.iter().rposition(|message| message.role == "user");
+        let scale = &self.options.loss_scale;
+        let base = scale.around();
         let mut text = String::new();
-        let mut spans = Vec::new();
+        let mut spans: Vec<(Range<usize>, f32)> = Vec::new();
         let mut last = base;
         for (index, message) in row.messages.iter().enumerate() {
-            let start = text.len();
-            text.push_str(&message.content);
-            last = match message.role.as_str() {
-                "assistant" => turn_weight(message, self.options.loss_scale, index, last_user),
-                _ => base,
+            let said = message.content.as_str();
+            let weight = match message.role.as_str() {
+                "assistant" => scale.turn(&row.messages, index),
+                _ => TurnWeight::Flat(base),
             };
-            spans.push((start..text.len(), last));
+            let parts = match weight {
+                TurnWeight::Flat(weight) => vec![(said.len(), weight)],
+                TurnWeight::ByParts => scale.parts(said, &row.messages, index),
+            };
+            let start = text.len();
+            text.push_str(said);
+            let mut at = start;
+            for (length, weight) in parts {
+                spans.push((at..at + length, weight));
+                at += length;
+            }
+            last = if let TurnWeight::Flat(weight) = weight { weight } else { 1.0 };
         }
         let hidden = !self.options.special_tokens_in_text && self.pieces.guard.finds_in(&text);
         let mut encoded = if hidden {
@@ -594,12 +601,41 @@ fn plugin_failed(error: DataError) -> RowError {
     RowError::new("the chat template fails", error.to_string())
 }
 
-/// The weight of an assistant turn.
-fn turn_weight(message: &Message, scale: LossScale, index: usize, last_user: Option<usize>) -> f32 {
-    let base = match scale {
-        LossScale::Default | LossScale::All => true,
-        LossScale::LastRound => last_user.is_none_or(|user| index > user),
-    };
-    let base = if message.loss.unwrap_or(base) { 1.0 } else { 0.0 };
-    message.loss_scale.unwrap_or(base)
+/// Weighs the parts of one answer in a rendering in pieces: its end token, the last special one, belongs to none.
+fn weigh_parts(pieces: &mut Vec<Piece>, scale: &LossScale, messages: &[Message], index: usize) {
+    let mut own: Vec<usize> =
+        (0..pieces.len()).filter(|&at| pieces[at].message == Some(index) && pieces[at].weight > 0.0).collect();
+    if own.last().is_some_and(|&last| pieces[last].special) {
+        own.pop();
+    }
+    let text: String = own.iter().map(|&at| pieces[at].text.as_str()).collect();
+    let mut parts = scale.parts(&text, messages, index).into_iter();
+    let (mut left, mut weight) = parts.next().unwrap_or((0, 1.0));
+    let mut cut: Vec<(usize, Vec<Piece>)> = Vec::new();
+    for at in own {
+        let (mut rest, mut made) = (pieces[at].text.as_str(), Vec::new());
+        while !rest.is_empty() {
+            while left == 0 {
+                (left, weight) = parts.next().unwrap_or((usize::MAX, 1.0));
+            }
+            // A special token is one token: it has the weight of its first byte.
+            let length = if pieces[at].special { rest.len() } else { left.min(rest.len()) };
+            made.push(Piece {
+                text: rest[..length].to_owned(),
+                weight: pieces[at].weight * weight,
+                ..pieces[at].clone()
+            });
+            rest = &rest[length..];
+            let mut over = length;
+            while over > left {
+                over -= left;
+                (left, weight) = parts.next().unwrap_or((usize::MAX, 1.0));
+            }
+            left -= over;
+        }
+        cut.push((at, made));
+    }
+    for (at, made) in cut.into_iter().rev() {
+        pieces.splice(at..=at, made);
+    }
 }

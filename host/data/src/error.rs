@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
 
-use crate::source::ENDINGS;
+use crate::{LossScale, source::ENDINGS};
 
 /// Where a row came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum DataError {
     NoTemplate,
     #[error("the model names no end-of-sequence token")]
     NoEndToken,
-    #[error("loss_scale `{name}` is not built yet")]
+    #[error("there is no loss_scale `{name}`")]
     LossScale { name: String },
     #[error("truncation_strategy `{name}` {message}")]
     Truncation { name: String, message: &'static str },
@@ -115,9 +115,10 @@ impl DataError {
                  --use_chat_template false"
                 .into(),
             Self::NoEndToken => "add `eos_token_id` to the checkpoint's config.json".into(),
-            Self::LossScale { .. } => {
-                "use default, last_round or all; single messages can carry `loss` and `loss_scale`".into()
-            }
+            Self::LossScale { .. } => format!(
+                "write `base+name+name`, of {}; single messages can carry `loss` and `loss_scale`",
+                LossScale::names()
+            ),
             Self::Truncation { .. } => "use delete, left or right (split only for pre-training)".into(),
             Self::Packing { .. } => "truncate to the packing length before packing".into(),
             Self::Tokenizer { .. } => "the tokenizer cannot handle this text; check tokenizer.json".into(),

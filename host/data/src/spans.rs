@@ -49,6 +49,15 @@ pub(crate) struct EndTokens {
     pub(crate) special: Vec<String>,
 }
 
+impl EndTokens {
+    /// How many bytes of a turn are its answer: all but a special token at its end.
+    pub(crate) fn answer(&self, turn: &str) -> usize {
+        let trimmed = turn.trim_end();
+        let end = self.special.iter().filter(|token| trimmed.ends_with(token.as_str())).map(String::len).max();
+        end.map_or(turn.len(), |length| trimmed.len() - length)
+    }
+}
+
 pub(crate) struct Conversation<'a> {
     pub(crate) template: &'a ChatTemplate,
     pub(crate) messages: &'a [Message],

@@ -126,27 +126,37 @@ fn tool_calls_are_trained_and_tool_results_are_not() {
 
 #[test]
 fn loss_scale_and_the_messages_own_loss() {
-    let options = |loss_scale| EncodeOptions { loss_scale, ..EncodeOptions::default() };
-    let last = one(&encoder("chatml", options(LossScale::LastRound)), chat());
+    let options = |name| EncodeOptions { loss_scale: LossScale::parse(name).unwrap(), ..EncodeOptions::default() };
+    let last = one(&encoder("chatml", options("last_round")), chat());
     assert_eq!(trained(&last), ["4<|im_end|>"]);
-    let all = one(&encoder("chatml", options(LossScale::All)), chat());
+    let all = one(&encoder("chatml", options("all")), chat());
     assert_eq!(all.trained(), all.tokens.len() - 1);
 
     let mut value = chat();
     value["messages"][1]["loss"] = json!(true);
     value["messages"][3]["loss_scale"] = json!(0.5);
-    let encoded = one(&encoder("chatml", options(LossScale::LastRound)), value.clone());
+    let encoded = one(&encoder("chatml", options("last_round")), value.clone());
     assert_eq!(trained(&encoded), [" Hello,\nwörld 👋<|im_end|>", "4<|im_end|>"]);
     let halves = encoded.weights.iter().filter(|w| **w == 0.5).count();
     assert_eq!(halves, 2);
     value["messages"][1]["loss"] = json!(false);
-    let encoded = one(&encoder("chatml", options(LossScale::Default)), value.clone());
+    let encoded = one(&encoder("chatml", options("default")), value.clone());
     assert_eq!(trained(&encoded), ["4<|im_end|>"]);
-    let encoded = one(&encoder("chatml", options(LossScale::All)), value);
+    let encoded = one(&encoder("chatml", options("all")), value);
     assert!(trained(&encoded).concat().contains("2+2?") && !trained(&encoded).concat().contains("Hello"));
 
-    let error = LossScale::parse("hermes").unwrap_err();
-    assert_eq!(error.to_string(), "loss_scale `hermes` is not built yet");
+    let said = "Thought: 2+2\nObservation: 4\nFinal Answer: 4";
+    let value = json!({"query": "2+2?", "response": said});
+    for name in ["chatml", "qwen2_5", "llama3", "qwen3"] {
+        let encoded = one(&encoder(name, options("default+react")), value.clone());
+        let end = if name == "llama3" { "<|eot_id|>" } else { "<|im_end|>" };
+        let stretch = |weight: f32| {
+            let chosen = encoded.tokens.iter().zip(&encoded.weights).filter(|(_, w)| **w == weight);
+            decode(&chosen.map(|(token, _)| *token).collect::<Vec<u32>>())
+        };
+        assert_eq!(stretch(2.0), "Observation:", "{name}");
+        assert_eq!(stretch(1.0), format!("Thought: 2+2\nFinal Answer: 4{end}"), "{name}");
+    }
 }
 
 #[test]
@@ -198,7 +208,7 @@ fn a_prompt_is_the_beginning_of_the_training_text() {
 fn text_encoder(adds_bos: bool, truncation: Truncation, max_length: Option<usize>) -> Encoder {
     let options = EncodeOptions {
         use_chat_template: false,
-        loss_scale: LossScale::All,
+        loss_scale: LossScale::parse("all").unwrap(),
         truncation,
         max_length,
         ..EncodeOptions::default()

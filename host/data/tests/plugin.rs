@@ -170,8 +170,10 @@ fn rows() -> Vec<Row> {
 #[test]
 fn a_plugins_template_gives_the_tokens_and_weights_of_the_checkpoints_own() {
     for (name, source) in [("qwen2_5", "qwen2_5.jinja"), ("smollm2", "chatml.jinja")] {
-        for loss_scale in [LossScale::Default, LossScale::LastRound, LossScale::All] {
-            let options = EncodeOptions { loss_scale, ..EncodeOptions::default() };
+        for loss_scale in
+            ["default", "last_round", "all", "default+hermes+react"].map(|name| LossScale::parse(name).unwrap())
+        {
+            let options = EncodeOptions { loss_scale: loss_scale.clone(), ..EncodeOptions::default() };
             let jinja = ChatTemplate::new(&fixture(source), [], None).unwrap();
             template(name).check(&jinja).unwrap();
             let own = Encoder::from_parts(tokenizer(true), Some(jinja), &[3], Some(1), options.clone()).unwrap();

@@ -295,11 +295,11 @@ pub(crate) static ARGUMENTS: &[ArgumentSpec] = &[
     ),
     row(
         "loss_scale",
-        Choice(&["default", "last_round", "all"]),
+        Text,
         Computed("default; pt: all"),
         TEMPLATE,
         TRAIN | LOOK,
-        "Tokens trained: assistant turns, the last of them, or all",
+        "What is trained: default (assistant turns), last_round or all, and weights: last_round+hermes+ignore_empty_think",
     ),
     row(
         "enable_thinking",

@@ -81,7 +81,7 @@ pub(crate) fn encoder(
     let now = Some(date.at(12, 0, 0, 0));
     let options = EncodeOptions {
         system: settings.system.clone(),
-        loss_scale: settings.loss_scale,
+        loss_scale: settings.loss_scale.clone(),
         enable_thinking: settings.enable_thinking,
         max_length: settings.max_length.or(model.max_length),
         truncation: settings.truncation,

@@ -50,7 +50,7 @@ fn defaults_are_those_of_ms_swift() {
     assert_eq!(with_validation.evaluate, Every::Steps(50));
     let pretraining = train(&given("pt --model m --dataset d.jsonl"), &alone).unwrap();
     assert!(!pretraining.template.use_chat_template);
-    assert_eq!(pretraining.template.loss_scale, LossScale::All);
+    assert_eq!(pretraining.template.loss_scale, LossScale::parse("all").unwrap());
     assert_eq!(pretraining.effective["loss_scale"], "all");
 }
 
