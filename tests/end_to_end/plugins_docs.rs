@@ -1,4 +1,4 @@
-//! The tutorials of `docs/plugins`, followed by the letter: files are written as the page shows them, commands run as it
+//! The tutorials of `docs/plugins` and other pages, followed by the letter: files are written as the page shows them, commands run as it
 //! has them, and what it says they print is looked for in what they print.
 //!
 //! ```` ```LANG file=PATH ```` writes a file. ```` ```console ```` runs each line that starts with `$ ` in a shell, and the lines
@@ -12,6 +12,8 @@ use crate::fixture::{Place, SWIFT, Said};
 /// What a page needs to be followed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
+    /// Nothing but this binary.
+    Nothing,
     /// Rust's compiler for WebAssembly.
     Rust,
     /// The builder of JavaScript and TypeScript.
@@ -71,6 +73,7 @@ fn has(needs: Needs) -> bool {
     let tools = std::env::var_os("SWIFT_TEST_TOOLS").map(PathBuf::from);
     let tool = |path: &str| tools.as_ref().is_some_and(|tools| tools.join(path).exists());
     let (there, what) = match needs {
+        Needs::Nothing => (true, "nothing"),
         Needs::Rust => (crate::plugins_author::can_build(), "a Rust compiler for WebAssembly"),
         Needs::JavaScript => (tool("node/node_modules"), "the builder of JavaScript"),
         Needs::Python => (tool("venv/bin/componentize-py"), "the builder of Python"),
@@ -195,4 +198,9 @@ fn a_page_that_does_not_hold_is_noticed() {
     assert!(lies("console", "$ false"));
     assert!(lies("console fails", "$ true"));
     assert!(!lies("console fails", "$ swift plugin nothing\n...unknown command...\n..."));
+}
+
+#[test]
+fn data() {
+    follow("../data.md", Needs::Nothing);
 }
