@@ -32,7 +32,9 @@ pub(crate) fn all(arguments: &[&str]) -> Result<()> {
 
 /// Runs a command in the repository's root.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status =
-        command.current_dir(root()).status().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+    if command.get_current_dir().is_none() {
+        command.current_dir(root());
+    }
+    let status = command.status().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
     if status.success() { Ok(()) } else { Err(format!("{} failed", command.get_program().display()).into()) }
 }

@@ -9,6 +9,8 @@ use crate::golden::difference::close;
 
 /// How often each thing is measured.
 const RUNS: usize = 15;
+/// For this long it runs unmeasured first: threads wake up, pages and caches fill.
+const WARM: Duration = Duration::from_millis(100);
 /// After this long no further run is begun.
 const ENOUGH: Duration = Duration::from_secs(3);
 /// Words that completions and solutions are made of.
@@ -113,6 +115,10 @@ pub fn disagreement(one: &[Option<f64>], other: &[Option<f64>]) -> Option<usize>
 
 /// The least and the middle time of a few runs.
 fn timed(mut run: impl FnMut() -> Result<()>) -> Result<(Duration, Duration)> {
+    let began = Instant::now();
+    while began.elapsed() < WARM {
+        run()?;
+    }
     let (began, mut times) = (Instant::now(), Vec::new());
     while times.len() < RUNS && (times.is_empty() || began.elapsed() < ENOUGH) {
         let start = Instant::now();

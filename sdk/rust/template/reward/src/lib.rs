@@ -39,7 +39,9 @@ impl Reward for Overlap {
             return Outcome::NoScore;
         }
         for word in words(&completion) {
-            missing.remove(word);
+            if missing.remove(word) && missing.is_empty() {
+                break;
+            }
         }
         Outcome::Score((wanted - missing.len()) as f64 / wanted as f64)
     }
