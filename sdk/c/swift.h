@@ -1,7 +1,8 @@
 /* swift.h: plugins for swift in C.
  *
  * A plugin is a WebAssembly component that swift runs in a sandbox. Write functions, name them with SWIFT_REWARD,
- * SWIFT_METRIC or SWIFT_PREPROCESSOR, and build the folder with `swift plugin build`.
+ * SWIFT_METRIC or SWIFT_PREPROCESSOR, and build the folder with `swift plugin build`. swift-template.h has chat templates,
+ * swift-dataset.h loaders and files, swift-http.h requests.
  *
  * Nothing has to be freed. Swift makes a fresh instance of the plugin for a few samples, and all of its memory goes with it:
  * what a function gets stays valid as long as the instance, and `swift_alloc` never fails. For the same reason nothing is
@@ -36,6 +37,8 @@ typedef struct swift_text {
 swift_text swift_text_of(const char *string);
 /* Whether two texts have the same bytes. */
 bool swift_equal(swift_text one, swift_text other);
+/* Whether its bytes are UTF-8: those of a file may be anything, and what a plugin answers must be. */
+bool swift_is_utf8(swift_text text);
 /* Without the ASCII whitespace at its ends. */
 swift_text swift_trim(swift_text text);
 /* A copy with its ASCII letters in lower case. */

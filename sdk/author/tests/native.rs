@@ -108,6 +108,21 @@ fn c_preprocessor() {
 }
 
 #[test]
+fn c_template() {
+    template(Kind::Template, Language::C);
+}
+
+#[test]
+fn c_dataset() {
+    template(Kind::Dataset, Language::C);
+}
+
+#[test]
+fn c_model() {
+    template(Kind::Model, Language::C);
+}
+
+#[test]
 fn go_reward() {
     template(Kind::Reward, Language::Go);
 }
@@ -492,7 +507,7 @@ fn what_does_not_build_is_explained() {
         (Language::C, c, "swift_no_score()", "swift_no_skore()", "src/reward.c:"),
         (Language::C, c, "swift_no_score()", "(nowhere(), swift_no_score())", "nowhere"),
         (Language::C, c, "typedef", system, "it calls the system (fd_"),
-        (Language::C, "plugin.toml", "[\"reward\"]", "[\"template\"]", "cannot be written in C"),
+        (Language::C, "plugin.toml", "[\"reward\"]", "[\"template\"]", "swift_add_reward"),
         (Language::Go, go, "swift.NoScore()", "swift.NoSkore()", "undefined: swift.NoSkore"),
         (Language::Go, "go.mod", "replace swift", "// replace swift", "swift"),
     ] {

@@ -32,11 +32,39 @@ _Noreturn void __assert_fail(const char *expression, const char *file, int line,
 
 /* -- Memory --------------------------------------------------------------------------------------------------------- */
 
+/* What a loader makes for a batch goes when it is asked for the next one: a reader may live for millions of rows. */
+typedef struct block {
+    struct block *next;
+    uint64_t aligned;
+} block;
+_Static_assert(sizeof(block) == 16, "what follows it is aligned for anything");
+
+static block *region;
+static bool in_region;
+
 void *swift_alloc(size_t count, size_t size) {
-    void *memory = calloc(count ? count : 1, size ? size : 1);
-    if (!memory) end(SWIFT_TEXT("out of memory"));
+    size_t bytes;
+    if (__builtin_mul_overflow(count ? count : 1, size ? size : 1, &bytes)) end(SWIFT_TEXT("out of memory"));
+    block *made = in_region && !__builtin_add_overflow(bytes, sizeof *made, &bytes) ? calloc(1, bytes) : NULL;
+    void *memory = in_region ? made + 1 : calloc(1, bytes);
+    if (in_region ? !made : !memory) end(SWIFT_TEXT("out of memory"));
+    if (made) {
+        made->next = region;
+        region = made;
+    }
     return memory;
 }
+
+void swift_region_begin(void) {
+    while (region) {
+        block *next = region->next;
+        free(region);
+        region = next;
+    }
+    in_region = true;
+}
+
+void swift_region_end(void) { in_region = false; }
 
 /* The host asks for the memory of arguments here. */
 SWIFT_EXPORT("cabi_realloc")
@@ -56,6 +84,25 @@ swift_text swift_copy(swift_text text) { return swift_join(&text, 1); }
 
 bool swift_equal(swift_text one, swift_text other) {
     return one.length == other.length && (one.length == 0 || memcmp(one.data, other.data, one.length) == 0);
+}
+
+bool swift_is_utf8(swift_text text) {
+    const unsigned char *byte = (const unsigned char *)text.data, *end = byte + text.length;
+    while (byte < end) {
+        unsigned lead = *byte++;
+        if (lead < 0x80) continue;
+        /* Bytes that follow, and the least character that needs as many. */
+        int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
+        uint32_t least = more == 3 ? 0x10000 : more == 2 ? 0x800 : 0x80;
+        if (lead < 0xc2 || lead > 0xf4 || end - byte < more) return false;
+        uint32_t character = lead & (0x3fu >> more);
+        for (; more > 0; more--) {
+            if ((*byte & 0xc0) != 0x80) return false;
+            character = character << 6 | (*byte++ & 0x3f);
+        }
+        if (character < least || character > 0x10ffff || (character >= 0xd800 && character < 0xe000)) return false;
+    }
+    return true;
 }
 
 static bool space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\v' || c == '\f' || c == '\r'; }
@@ -129,6 +176,22 @@ swift_text swift_format(const char *format, ...) {
 
 swift_error swift_error_of(swift_text reason) { return swift_copy(reason).data; }
 
+/* -- What became of a source row -------------------------------------------------------------------------------------- */
+
+_Static_assert(sizeof(swift_rows) == 12 && offsetof(swift_rows, value) == 4, "outcome");
+
+enum { ROW, ROWS, DROPPED };
+
+swift_rows swift_row(swift_text json) { return (swift_rows){ROW, {.text = json}}; }
+
+swift_rows swift_many_rows(const swift_text *json, size_t length) {
+    swift_text *items = swift_alloc(length, sizeof *items);
+    for (size_t i = 0; i < length; i++) items[i] = json[i];
+    return (swift_rows){ROWS, {.rows = {items, length}}};
+}
+
+swift_rows swift_drop(swift_text reason) { return (swift_rows){DROPPED, {.text = swift_copy(reason)}}; }
+
 /* -- Results of calls ----------------------------------------------------------------------------------------------- */
 
 static swift_result result;
@@ -162,6 +225,7 @@ struct swift_settings {
     const swift_json *object;
     asked *asked, **end;
     swift_text reason; /* of the first refusal; no data without one */
+    bool from_tokenizer; /* the tokenizer's special tokens are among them, and need not be read */
 };
 
 const swift_json *swift_setting(swift_settings *settings, const char *key) {
@@ -221,12 +285,17 @@ swift_text swift_setting_text(swift_settings *settings, const char *key, const c
     return text;
 }
 
+static bool ends_in(swift_text text, swift_text end) {
+    return text.length >= end.length && memcmp(text.data + text.length - end.length, end.data, end.length) == 0;
+}
+
 /* Refuses what nobody asked for. */
 static void refuse_unread(swift_settings *settings) {
     for (const swift_json *entry = settings->object->first; entry; entry = entry->next) {
         const asked *known = settings->asked;
         while (known && !swift_equal(entry->key, swift_text_of(known->key))) known = known->next;
-        if (known) continue;
+        bool token = ends_in(entry->key, SWIFT_TEXT("_token")) || ends_in(entry->key, SWIFT_TEXT("_special_tokens"));
+        if (known || (settings->from_tokenizer && token)) continue;
         swift_text message = SWIFT_JOIN(SWIFT_TEXT("there is no setting `"), entry->key, SWIFT_TEXT("`; there are "));
         if (!settings->asked) message = SWIFT_JOIN(message, SWIFT_TEXT("none"));
         for (known = settings->asked; known; known = known->next) {
@@ -238,8 +307,7 @@ static void refuse_unread(swift_settings *settings) {
     }
 }
 
-const swift_result *swift_configure(void *(*configure)(swift_settings *), swift_text config, void **self) {
-    swift_settings settings = {.object = swift_json_parse(config)};
+static const swift_result *configured(void *(*configure)(swift_settings *), swift_settings settings, void **self) {
     settings.end = &settings.asked;
     if (!settings.object || settings.object->type != SWIFT_JSON_OBJECT) {
         return swift_failed(SWIFT_TEXT("the settings are not a JSON object"));
@@ -247,4 +315,12 @@ const swift_result *swift_configure(void *(*configure)(swift_settings *), swift_
     if (configure) *self = configure(&settings);
     if (!settings.reason.data) refuse_unread(&settings);
     return settings.reason.data ? swift_failed(settings.reason) : NULL;
+}
+
+const swift_result *swift_configure(void *(*configure)(swift_settings *), swift_text config, void **self) {
+    return configured(configure, (swift_settings){.object = swift_json_parse(config)}, self);
+}
+
+const swift_result *swift_configure_template(void *(*configure)(swift_settings *), swift_text config, void **self) {
+    return configured(configure, (swift_settings){.object = swift_json_parse(config), .from_tokenizer = true}, self);
 }

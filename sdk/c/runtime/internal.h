@@ -31,6 +31,13 @@ swift_text swift_copy(swift_text text);
 /* The result of `configure` with the user's settings, a JSON object; NULL when the settings were fine. */
 const swift_result *swift_configure(void *(*configure)(swift_settings *), swift_text config, void **self);
 
+/* The same where the tokenizer's special tokens are among the settings. */
+const swift_result *swift_configure_template(void *(*configure)(swift_settings *), swift_text config, void **self);
+
+/* Between these two `swift_alloc` gives memory that the next `swift_region_begin` takes back. */
+void swift_region_begin(void);
+void swift_region_end(void);
+
 /* The result for a name that is not one of `names`. */
 const swift_result *swift_unknown(const char *kind, swift_text name, const char *const *names, size_t count);
 

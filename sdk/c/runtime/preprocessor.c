@@ -1,15 +1,11 @@
 /* The interface `preprocessors` of `swift:dataset`, for the functions that were named with SWIFT_PREPROCESSOR. */
 #include "internal.h"
 
-_Static_assert(sizeof(swift_rows) == 12 && offsetof(swift_rows, value) == 4, "outcome");
-
 typedef struct info {
     swift_text name, summary;
     swift_list datasets;
 } info;
 _Static_assert(sizeof(info) == 24, "info");
-
-enum { ROW, ROWS, DROPPED };
 
 static swift_preprocessor *first, **end = &first;
 static size_t count;
@@ -21,16 +17,6 @@ void swift_add_preprocessor(swift_preprocessor *preprocessor) {
     end = &preprocessor->next;
     count++;
 }
-
-swift_rows swift_row(swift_text json) { return (swift_rows){ROW, {.text = json}}; }
-
-swift_rows swift_many_rows(const swift_text *json, size_t length) {
-    swift_text *items = swift_alloc(length, sizeof *items);
-    for (size_t i = 0; i < length; i++) items[i] = json[i];
-    return (swift_rows){ROWS, {.rows = {items, length}}};
-}
-
-swift_rows swift_drop(swift_text reason) { return (swift_rows){DROPPED, {.text = swift_copy(reason)}}; }
 
 static swift_list ids(const char *const *datasets) {
     size_t length = 0;

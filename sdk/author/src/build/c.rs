@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use swift_plugin::Kind;
+
 use super::Build;
 use super::componentize::componentize;
 use crate::{AuthorError, Result, tools};
@@ -28,7 +30,11 @@ pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     // The SDK comes first: what it has of the C library's own functions then counts.
     let mut sources = Vec::new();
     let manifest = &build.project.manifest;
-    let granted = [("files", manifest.capabilities.read), ("http", !manifest.capabilities.net.is_empty())];
+    let granted = [
+        ("files", manifest.capabilities.read),
+        ("http", !manifest.capabilities.net.is_empty()),
+        ("config", manifest.kinds.contains(&Kind::Model)),
+    ];
     let granted = granted.into_iter().filter_map(|(name, asked)| asked.then_some(name));
     let kinds = manifest.kinds.iter().map(|kind| kind.name());
     for name in ["core", "json"].into_iter().chain(granted).chain(kinds) {

@@ -39,11 +39,17 @@ static swift_outcome score(const void *data, const swift_sample *sample, const s
     swift_text solution = sample->solution.text, completion = sample->completion;
     if (self->lowercase) solution = swift_lowercase(solution), completion = swift_lowercase(completion);
 
-    swift_text *wanted, *said;
-    size_t all = distinct_words(solution, &wanted), count = distinct_words(completion, &said), found = 0;
+    swift_text *wanted, word;
+    size_t all = distinct_words(solution, &wanted), missing = all;
     if (all == 0) return swift_no_score();
-    for (size_t i = 0; i < all; i++) found += bsearch(&wanted[i], said, count, sizeof *said, compare) != NULL;
-    return swift_score((double)found / (double)all);
+    bool *found = swift_alloc(all, sizeof *found);
+    while (missing > 0 && swift_next_word(&completion, &word)) {
+        const swift_text *match = bsearch(&word, wanted, all, sizeof *wanted, compare);
+        if (!match || found[match - wanted]) continue;
+        found[match - wanted] = true;
+        missing--;
+    }
+    return swift_score((double)(all - missing) / (double)all);
 }
 
 SWIFT_REWARD(.name = "overlap", .summary = "Share of the solution's words that the completion has",
