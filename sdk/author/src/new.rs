@@ -155,6 +155,6 @@ mod tests {
                 Err(error) => assert!(matches!(error, AuthorError::NotOffered { .. }), "{error}"),
             }
         }
-        assert!(made >= 12, "{made} templates");
+        assert!(made >= 31, "{made} templates");
     }
 }

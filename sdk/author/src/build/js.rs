@@ -42,6 +42,11 @@ const CHECKS: [&str; 17] = [
 /// The component of a JavaScript or TypeScript plugin.
 pub(crate) fn component(build: &Build<'_>) -> Result<Vec<u8>> {
     let folder = &build.project.folder;
+    if build.project.manifest.kinds.contains(&Kind::Model) {
+        // The tool never gives back the builder that the host lends, and the call ends in a trap.
+        let offered = ["rust", "python", "c", "go"].to_vec();
+        return Err(AuthorError::NotOffered { kind: Kind::Model.name(), lang: "js", offered });
+    }
     let typed = folder.join("src/main.ts").is_file();
     let entry = Entry::of(build.project, if typed { "src/main.ts" } else { "src/main.js" })?;
     if entry.shown == "sdk" || entry.shown.starts_with("sdk/") {
@@ -108,7 +113,6 @@ fn glue(build: &Build<'_>, stem: &str, entry: &Entry) -> String {
         ("swift:plugin", "log", true),
         ("swift:plugin", "files", capabilities.read),
         ("swift:plugin", "http", !capabilities.net.is_empty()),
-        ("swift:model", "graph", manifest.kinds.contains(&Kind::Model)),
     ];
     let given: Vec<_> =
         given.into_iter().filter_map(|(package, name, asked)| asked.then_some((package, name))).collect();
@@ -120,7 +124,7 @@ fn glue(build: &Build<'_>, stem: &str, entry: &Entry) -> String {
     }
     let _ = writeln!(text, "import \"./{}/{stem}.js\";", entry.shown);
     let _ = writeln!(text, "import {{ seal }} from \"./sdk/component/common.js\";");
-    for name in manifest.kinds.iter().map(|kind| export(*kind)) {
+    for name in manifest.kinds.iter().filter_map(|kind| export(*kind)) {
         let _ = writeln!(text, "export {{ {name} }} from \"./sdk/component/{name}.js\";");
     }
     let given: Vec<&str> = given.into_iter().map(|(_, name)| name).collect();
@@ -131,14 +135,14 @@ fn glue(build: &Build<'_>, stem: &str, entry: &Entry) -> String {
 }
 
 /// The SDK's module that implements a kind's interface; its export has the same name.
-fn export(kind: Kind) -> &'static str {
+fn export(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Reward => "rewards",
-        Kind::Metric => "metrics",
-        Kind::Preprocessor => "preprocessors",
-        Kind::Dataset => "loaders",
-        Kind::Template => "templates",
-        Kind::Model => "adapter",
+        Kind::Reward => Some("rewards"),
+        Kind::Metric => Some("metrics"),
+        Kind::Preprocessor => Some("preprocessors"),
+        Kind::Dataset => Some("loaders"),
+        Kind::Template => Some("templates"),
+        Kind::Model => None,
     }
 }
 
