@@ -113,7 +113,7 @@ fn mistakes_are_named_with_what_to_do() {
         ("plugin new polite --kind reward --lang cobol", 2, &["'cobol'", "python"][..]),
         ("plugin new polite --kind rewrd --lang rust", 2, &["'rewrd'", "'reward'"]),
         ("plugin new polite --kind reward", 2, &["--lang"]),
-        ("plugin new a --kind model --lang c", 1, &["no model plugin in c", "it can be had in rust"]),
+        ("plugin new a --kind model --lang js", 1, &["no model plugin in js", "it can be had in rust"]),
         ("plugin new Polite! --kind reward --lang rust", 1, &["`Polite!` is no name", "such as `polite`"]),
         ("plugin new ../polite --kind reward --lang rust", 1, &["is no name for a plugin"]),
         ("plugin new a --kind reward --lang rust --path empty", 1, &["nothing is overwritten"]),
